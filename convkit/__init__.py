@@ -1,0 +1,1 @@
+"""convkit: convolution and pooling kernels for PyTorch."""

@@ -1,0 +1,112 @@
+"""The raw operations every backend offers, and how a backend says that it cannot run one.
+
+All tensors are batched: (N, C, *spatial), filters (K, C/groups, *kernel), with 1 to 3 spatial
+dimensions and any strides. ``channels_last`` is the memory layout of the result. Shapes were
+validated by the caller; a backend computes, it does not differentiate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convkit.problem import ConvSpec, PoolSpec
+
+RAW_OPS = (
+    "conv_fprop",
+    "conv_dgrad",
+    "conv_wgrad",
+    "conv_bgrad",
+    "max_pool",
+    "pool_select",
+    "pool_select_bwd",
+    "pool_indices",
+    "avg_pool",
+    "avg_pool_bwd",
+)
+
+
+class Backend:
+    """One implementation of the raw operations. Subclasses override what they support."""
+
+    name: str
+
+    def available(self) -> str | None:
+        """None, or the reason why this backend cannot run on this machine at all."""
+        return None
+
+    def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
+        """None, or the reason why raw operation ``op`` cannot run on such tensors."""
+        raise NotImplementedError
+
+    def conv_fprop(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        """y = act(conv(x, w) * scale[k] + bias[k] + residual), cross-correlation as in the lectures."""
+        raise NotImplementedError
+
+    def conv_dgrad(
+        self,
+        dy: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        input_size: tuple[int, ...],
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        """The adjoint of fprop in x (and transposed convolution): result (N, C, *input_size).
+
+        bias, scale (over C) and residual act on the result as in fprop.
+        """
+        raise NotImplementedError
+
+    def conv_wgrad(
+        self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
+    ) -> Tensor:
+        """The adjoint of fprop in w: result (K, C/groups, *kernel_size)."""
+        raise NotImplementedError
+
+    def conv_bgrad(self, dy: Tensor) -> Tensor:
+        """Sum over batch and space: (N, K, *spatial) -> (K,)."""
+        raise NotImplementedError
+
+    def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
+        """(y, window offsets). Offset = row-major position of the chosen tap inside its (unclipped) window.
+
+        Ties: the first tap wins. NaN wins, and the last NaN. Offsets are uint8/int16/int32 by
+        ``problem.offset_bytes``, of y's shape and layout; an empty tensor where ``offsets`` is False.
+        """
+        raise NotImplementedError
+
+    def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        """y[o] = x[the element that offsets[o] names]."""
+        raise NotImplementedError
+
+    def pool_select_bwd(
+        self, dy: Tensor, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        """The adjoint of pool_select: result (N, C, *input_size), gathered, each element written once."""
+        raise NotImplementedError
+
+    def pool_indices(
+        self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        """Window offsets to int64 indices, flat within the unpadded plane of ``input_size``."""
+        raise NotImplementedError
+
+    def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        """Window sum over the divisor of ``spec`` (override, padded window size, or real elements)."""
+        raise NotImplementedError
+
+    def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
+        """The adjoint of avg_pool: result (N, C, *input_size)."""
+        raise NotImplementedError

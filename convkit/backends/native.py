@@ -1,0 +1,122 @@
+"""Backend ``native``: the compiled kernels, C++ on CPU tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convkit.backends.base import Backend
+from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
+
+LIBRARY = Path(__file__).resolve().parent.parent / "convkit_ops.so"
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+COMPLEX = (torch.complex64, torch.complex128)
+
+
+def _load() -> str | None:
+    """Loads the operator library; None, or the reason why it cannot be."""
+    if not LIBRARY.exists():
+        return f"the compiled library {LIBRARY.name} is not installed"
+    try:
+        torch.ops.load_library(LIBRARY)
+    except OSError as error:
+        return f"the compiled library does not load: {error}"
+    return None
+
+
+class Native(Backend):
+    name = "native"
+
+    def __init__(self) -> None:
+        self._reason = _load()
+        if self._reason is None:
+            ops = torch.ops.convkit
+            self._fprop = ops.conv_fprop.default
+            self._dgrad = ops.conv_dgrad.default
+            self._wgrad = ops.conv_wgrad.default
+            self._bgrad = ops.conv_bgrad.default
+            self._max_pool = ops.max_pool.default
+            self._select = ops.pool_select.default
+            self._select_bwd = ops.pool_select_bwd.default
+            self._indices = ops.pool_indices.default
+            self._avg_pool = ops.avg_pool.default
+            self._avg_pool_bwd = ops.avg_pool_bwd.default
+
+    def available(self) -> str | None:
+        return self._reason
+
+    def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
+        if self._reason is not None:
+            return self._reason
+        if device.type != "cpu":
+            return f"no compiled kernels for {device.type} tensors"
+        if op.startswith("conv"):
+            allowed = FLOATING + INTEGRAL + COMPLEX
+        elif op.startswith("avg"):
+            allowed = (*FLOATING, torch.int64)
+        else:
+            allowed = FLOATING + INTEGRAL
+        if dtype not in allowed:
+            return f"no {op} kernel for {dtype}"
+        if isinstance(spec, ConvSpec) and spec.padding_mode != 0:
+            return "reads zero padding only"
+        return None
+
+    def conv_fprop(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        return self._fprop(x, w, bias, scale, residual, pack_conv(spec, channels_last), spec.alpha)
+
+    def conv_dgrad(
+        self,
+        dy: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        input_size: tuple[int, ...],
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        return self._dgrad(dy, w, bias, scale, residual, input_size, pack_conv(spec, channels_last), spec.alpha)
+
+    def conv_wgrad(
+        self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
+    ) -> Tensor:
+        return self._wgrad(dy, x, kernel_size, pack_conv(spec, channels_last))
+
+    def conv_bgrad(self, dy: Tensor) -> Tensor:
+        return self._bgrad(dy)
+
+    def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
+        return self._max_pool(x, pack_pool(spec, channels_last), offsets)
+
+    def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        return self._select(x, offsets, pack_pool(spec, channels_last))
+
+    def pool_select_bwd(
+        self, dy: Tensor, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        return self._select_bwd(dy, offsets, input_size, pack_pool(spec, channels_last))
+
+    def pool_indices(
+        self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        return self._indices(offsets, input_size, pack_pool(spec, channels_last))
+
+    def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        return self._avg_pool(x, pack_pool(spec, channels_last))
+
+    def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
+        return self._avg_pool_bwd(dy, input_size, pack_pool(spec, channels_last))

@@ -1,0 +1,50 @@
+// THE contract between bindings and kernels: every raw operation once per device.
+//
+// Views are non-owning. Result tensors are allocated by the caller, fully written by the launcher, and may
+// have any strides without overlap; inputs may have any strides, zero and negative included. Sizes agree
+// with the problem (the caller checked). All tensors of a call share one floating, integral or complex dtype,
+// except offsets (uint8, int16 or int32 by offset_bytes) and indices (int64).
+#pragma once
+
+#include "core/conv_problem.h"
+#include "core/epilogue.h"
+#include "core/pool_problem.h"
+#include "core/status.h"
+#include "core/tensor_view.h"
+
+namespace convkit {
+
+// One table per instruction set or device, in this order.
+struct Launchers {
+  // y = epilogue(conv(x, w))
+  Status (*conv_fprop)(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                       const TensorView& y);
+  // dx = epilogue(adjoint of fprop in x); forwards it is transposed convolution
+  Status (*conv_dgrad)(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
+                       const TensorView& dx);
+  // dw = adjoint of fprop in w
+  Status (*conv_wgrad)(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
+  // db[k] = sum of dy over batch and space; db is a view of size 1 K 1 1 1
+  Status (*conv_bgrad)(const TensorView& dy, const TensorView& db);
+  // y = window maximum; offsets.data may be nullptr
+  Status (*max_pool)(const PoolProblem&, const TensorView& x, const TensorView& y, const TensorView& offsets);
+  // y[o] = x[element named by offsets[o]]
+  Status (*pool_select)(const PoolProblem&, const TensorView& x, const TensorView& offsets, const TensorView& y);
+  // dx = adjoint of pool_select
+  Status (*pool_select_bwd)(const PoolProblem&, const TensorView& dy, const TensorView& offsets, const TensorView& dx);
+  // indices[o] = flat position of offsets[o] in the unpadded plane
+  Status (*pool_indices)(const PoolProblem&, const TensorView& offsets, const TensorView& indices);
+  // y = window sum / divisor
+  Status (*avg_pool)(const PoolProblem&, const TensorView& x, const TensorView& y);
+  // dx = adjoint of avg_pool
+  Status (*avg_pool_bwd)(const PoolProblem&, const TensorView& dy, const TensorView& dx);
+};
+
+namespace cpu {
+
+// The table of the best instruction set of this processor (or of CONVKIT_CPU_ISA, read once).
+const Launchers& launchers();
+const char* instruction_set();
+
+}  // namespace cpu
+}  // namespace convkit

@@ -1,0 +1,44 @@
+// The epilogue of core/epilogue.h, one element at a time.
+#pragma once
+
+#include <cmath>
+
+#include "core/epilogue.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+template <typename A>
+CONVKIT_INLINE A activate(const Epilogue& e, A v) {
+  switch (e.activation) {
+    case Activation::kIdentity: return v;
+    case Activation::kRelu: return v < A(0) ? A(0) : v;  // keeps NaN
+    case Activation::kLeakyRelu: return v < A(0) ? v * static_cast<A>(e.alpha) : v;
+    case Activation::kElu: return v < A(0) ? static_cast<A>(e.alpha) * std::expm1(v) : v;
+    case Activation::kSigmoid: return A(1) / (A(1) + std::exp(-v));
+    case Activation::kTanh: return std::tanh(v);
+    case Activation::kSilu: return v / (A(1) + std::exp(-v));
+    case Activation::kGelu: return v * A(0.5) * (A(1) + std::erf(v * A(0.70710678118654752440)));
+  }
+  return v;
+}
+
+// Applies the epilogue to `value` and stores it at `at` (n, c, d, h, w) of y. Integers and complex numbers
+// take a bias and a residual only.
+template <typename T>
+CONVKIT_INLINE void store_result(const Epilogue& e, const TensorView& y, const int64_t (&at)[kDims],
+                                 accumulate_t<T> value) {
+  using A = accumulate_t<T>;
+  const int64_t k = at[kC];
+  if constexpr (IsFloating<A>::value) {
+    if (e.scale != nullptr) value *= load(static_cast<const T*>(e.scale) + k);
+  }
+  if (e.bias != nullptr) value = static_cast<A>(value + load(static_cast<const T*>(e.bias) + k));
+  if (e.residual.data != nullptr)
+    value = static_cast<A>(value + load(data<T>(e.residual) + offset(e.residual, at[0], k, at[2], at[3], at[4])));
+  if constexpr (IsFloating<A>::value) value = activate(e, value);
+  store(data<T>(y) + offset(y, at[0], k, at[2], at[3], at[4]), value);
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit

@@ -1,0 +1,86 @@
+// Picks the instruction set once, and holds what is shared by all of them: threads and scratch memory.
+#include <cstdlib>
+#include <cstring>
+
+#include "core/launchers.h"
+#include "core/parallel.h"
+
+namespace convkit {
+
+#if defined(__x86_64__)
+namespace avx512 {
+extern const Launchers kLaunchers;
+}
+namespace avx2 {
+extern const Launchers kLaunchers;
+}
+#endif
+namespace portable {
+extern const Launchers kLaunchers;
+}
+
+namespace {
+
+struct InstructionSet {
+  const char* name;
+  const Launchers* launchers;
+};
+
+bool allowed(const char* name) {
+  const char* forced = std::getenv("CONVKIT_CPU_ISA");
+  return forced == nullptr || *forced == '\0' || std::strcmp(forced, name) == 0;
+}
+
+InstructionSet choose() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (has_avx512 && allowed("avx512")) return {"avx512", &avx512::kLaunchers};
+  if (has_avx2 && allowed("avx2")) return {"avx2", &avx2::kLaunchers};
+#endif
+  return {"portable", &portable::kLaunchers};
+}
+
+const InstructionSet& chosen() {
+  static const InstructionSet set = choose();
+  return set;
+}
+
+ParallelRunner installed_runner = nullptr;
+
+struct Scratch {
+  void* data = nullptr;
+  size_t bytes = 0;
+  ~Scratch() { std::free(data); }
+};
+
+}  // namespace
+
+namespace cpu {
+const Launchers& launchers() { return *chosen().launchers; }
+const char* instruction_set() { return chosen().name; }
+}  // namespace cpu
+
+void set_parallel_runner(ParallelRunner runner) { installed_runner = runner; }
+
+void run_parallel(int64_t tasks, void (*body)(void* context, int64_t task), void* context) {
+  if (tasks > 1 && installed_runner != nullptr) return installed_runner(tasks, body, context);
+  for (int64_t i = 0; i < tasks; ++i) body(context, i);
+}
+
+void* thread_scratch(int slot, size_t bytes) {
+  static thread_local Scratch slots[kScratchSlots];
+  Scratch& s = slots[slot];
+  if (s.bytes < bytes) {
+    std::free(s.data);
+    s.bytes = (bytes + 4095) / 4096 * 4096;
+    s.data = std::aligned_alloc(64, s.bytes);
+    if (s.data == nullptr) s.bytes = 0;
+  }
+  return s.data;
+}
+
+}  // namespace convkit

@@ -1,0 +1,25 @@
+// The C++ CPU kernels of one instruction set, one declaration per algorithm; cpu/table.cpp chooses among them.
+#pragma once
+
+#include "core/launchers.h"
+#include "core/parallel.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+Status conv_fprop_direct(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                         const TensorView& y);
+Status conv_dgrad_direct(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
+                         const TensorView& dx);
+Status conv_wgrad_direct(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
+Status conv_bgrad(const TensorView& dy, const TensorView& db);
+
+Status max_pool(const PoolProblem&, const TensorView& x, const TensorView& y, const TensorView& offsets);
+Status pool_select(const PoolProblem&, const TensorView& x, const TensorView& offsets, const TensorView& y);
+Status pool_select_bwd(const PoolProblem&, const TensorView& dy, const TensorView& offsets, const TensorView& dx);
+Status pool_indices(const PoolProblem&, const TensorView& offsets, const TensorView& indices);
+Status avg_pool(const PoolProblem&, const TensorView& x, const TensorView& y);
+Status avg_pool_bwd(const PoolProblem&, const TensorView& dy, const TensorView& dx);
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit

@@ -1,0 +1,248 @@
+#include "torch/binding.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+
+#include "core/parallel.h"
+
+namespace convkit::binding {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+DType dtype_of(const Tensor& t, const char* name) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return DType::kFloat32;
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Half: return DType::kFloat16;
+    case ScalarType::Byte: return DType::kUInt8;
+    case ScalarType::Char: return DType::kInt8;
+    case ScalarType::Short: return DType::kInt16;
+    case ScalarType::Int: return DType::kInt32;
+    case ScalarType::Long: return DType::kInt64;
+    case ScalarType::ComplexFloat: return DType::kComplex64;
+    case ScalarType::ComplexDouble: return DType::kComplex128;
+    default: STD_TORCH_CHECK(false, "convkit: argument '", name, "' has a dtype that no kernel supports");
+  }
+  return DType::kFloat32;
+}
+
+// Reads n values at `at` into the last n of (d, h, w); missing ones become `missing`.
+Spatial take(const Ints& packed, size_t* at, int n, int64_t missing) {
+  Spatial s{{missing, missing, missing}};
+  for (int i = 0; i < n; ++i) s[kMaxSpatial - n + i] = packed[(*at)++];
+  return s;
+}
+
+int take_dims(const Ints& packed, int lists, int scalars) {
+  const int64_t n = packed.empty() ? 0 : packed[0];
+  STD_TORCH_CHECK(n >= 1 && n <= kMaxSpatial && packed.size() == static_cast<size_t>(1 + lists * n + scalars),
+                  "convkit: malformed spec of ", packed.size(), " integers");
+  return static_cast<int>(n);
+}
+
+void check_window(const Spatial& stride, const Spatial& before, const Spatial& after, const Spatial& dilation) {
+  for (int i = 0; i < kMaxSpatial; ++i)
+    STD_TORCH_CHECK(stride[i] > 0 && dilation[i] > 0 && before[i] >= 0 && after[i] >= 0,
+                    "convkit: stride and dilation must be positive and padding not negative, got stride ", stride[i],
+                    ", dilation ", dilation[i], ", padding (", before[i], ", ", after[i], ")");
+}
+
+std::atomic<bool> team_started{false};
+std::atomic<bool> forked_after_start{false};
+
+// Dynamic scheduling over the framework's threads: each worker takes the next task until none is left.
+void run_tasks(int64_t tasks, void (*body)(void* context, int64_t task), void* context) {
+  const int64_t workers =
+      forked_after_start ? 1 : std::min<int64_t>(tasks, static_cast<int64_t>(torch::stable::get_num_threads()));
+  if (workers <= 1) {
+    for (int64_t i = 0; i < tasks; ++i) body(context, i);
+    return;
+  }
+  team_started = true;
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker)
+      for (int64_t i = next++; i < tasks; i = next++) body(context, i);
+  });
+}
+
+}  // namespace
+
+void install_parallel_runner() {
+  set_parallel_runner(run_tasks);
+  // A forked child has the parent's thread team only by name: starting a parallel region there would hang.
+  pthread_atfork(nullptr, nullptr, [] {
+    if (team_started) forked_after_start = true;
+  });
+}
+
+ConvSpec unpack_conv(const Ints& packed) {
+  ConvSpec s{};
+  s.spatial_dims = take_dims(packed, 4, 5);
+  size_t at = 1;
+  s.stride = take(packed, &at, s.spatial_dims, 1);
+  s.pad_before = take(packed, &at, s.spatial_dims, 0);
+  s.pad_after = take(packed, &at, s.spatial_dims, 0);
+  s.dilation = take(packed, &at, s.spatial_dims, 1);
+  s.groups = packed[at++];
+  s.padding_mode = packed[at++];
+  s.activation = packed[at++];
+  s.algorithm = packed[at++];
+  s.channels_last = packed[at++] != 0;
+  check_window(s.stride, s.pad_before, s.pad_after, s.dilation);
+  STD_TORCH_CHECK(s.groups > 0, "convkit: groups must be positive, got ", s.groups);
+  STD_TORCH_CHECK(s.padding_mode >= 0 && s.padding_mode <= static_cast<int64_t>(PaddingMode::kMean) &&
+                      s.activation >= 0 && s.activation <= static_cast<int64_t>(Activation::kGelu),
+                  "convkit: unknown padding mode ", s.padding_mode, " or activation ", s.activation);
+  return s;
+}
+
+PoolSpec unpack_pool(const Ints& packed) {
+  PoolSpec s{};
+  s.spatial_dims = take_dims(packed, 5, 4);
+  size_t at = 1;
+  s.kernel = take(packed, &at, s.spatial_dims, 1);
+  s.stride = take(packed, &at, s.spatial_dims, 1);
+  s.pad_before = take(packed, &at, s.spatial_dims, 0);
+  s.pad_after = take(packed, &at, s.spatial_dims, 0);
+  s.dilation = take(packed, &at, s.spatial_dims, 1);
+  s.ceil_mode = packed[at++] != 0;
+  s.count_include_pad = packed[at++] != 0;
+  s.divisor_override = packed[at++];
+  s.channels_last = packed[at++] != 0;
+  check_window(s.stride, s.pad_before, s.pad_after, s.dilation);
+  for (int i = 0; i < kMaxSpatial; ++i)
+    STD_TORCH_CHECK(s.kernel[i] > 0 && s.pad_before[i] <= s.dilation[i] * (s.kernel[i] - 1),
+                    "convkit: a pooling window must not lie in the padding alone, got kernel ", s.kernel[i],
+                    ", padding ", s.pad_before[i]);
+  return s;
+}
+
+Spatial spatial_from(const Ints& sizes) {
+  STD_TORCH_CHECK(!sizes.empty() && sizes.size() <= kMaxSpatial, "convkit: expected 1 to 3 spatial sizes");
+  size_t at = 0;
+  const Spatial s = take(sizes, &at, static_cast<int>(sizes.size()), 1);
+  for (int i = 0; i < kMaxSpatial; ++i) STD_TORCH_CHECK(s[i] >= 0, "convkit: negative size ", s[i]);
+  return s;
+}
+
+TensorView view(const Tensor& t, int spatial_dims, const char* name) {
+  STD_TORCH_CHECK(t.dim() == 2 + spatial_dims, "convkit: argument '", name, "' must have ", 2 + spatial_dims,
+                  " dimensions, got ", t.dim());
+  TensorView v{};
+  v.data = t.mutable_data_ptr();
+  v.dtype = dtype_of(t, name);
+  const auto sizes = t.sizes(), strides = t.strides();
+  for (int i = 0; i < kDims; ++i) v.size[i] = 1;
+  for (int i = 0; i < 2 + spatial_dims; ++i) {
+    const int to = i < 2 ? i : kDims - spatial_dims + (i - 2);
+    v.size[to] = sizes[static_cast<size_t>(i)];
+    v.stride[to] = strides[static_cast<size_t>(i)];
+  }
+  return v;
+}
+
+Result allocate(const Tensor& like, ScalarType dtype, int spatial_dims, int64_t n, int64_t c, const Spatial& size,
+                bool channels_last) {
+  int64_t sizes[kDims] = {n, c}, strides[kDims] = {};
+  const int dims = 2 + spatial_dims;
+  for (int i = 0; i < spatial_dims; ++i) sizes[2 + i] = size[kMaxSpatial - spatial_dims + i];
+  int64_t step = channels_last ? std::max<int64_t>(c, 1) : 1;
+  for (int i = dims - 1; i >= (channels_last ? 2 : 1); --i) {
+    strides[i] = step;
+    step *= std::max<int64_t>(sizes[i], 1);
+  }
+  strides[0] = step;
+  if (channels_last) strides[1] = 1;
+  AtenTensorHandle handle = nullptr;
+  int32_t device_type = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides,
+                                                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                                                  device_type, like.get_device_index(), &handle));
+  Result r{Tensor(handle), {}};
+  r.view = view(r.tensor, spatial_dims, "result");
+  return r;
+}
+
+ConvProblem conv_problem(const ConvSpec& spec, int64_t n, int64_t c, int64_t k, const Spatial& in,
+                         const Spatial& filter) {
+  ConvProblem p{};
+  p.n = n;
+  p.c = c;
+  p.k = k;
+  p.groups = spec.groups;
+  p.in = in;
+  p.filter = filter;
+  p.stride = spec.stride;
+  p.pad_before = spec.pad_before;
+  p.pad_after = spec.pad_after;
+  p.dilation = spec.dilation;
+  p.padding_mode = static_cast<PaddingMode>(spec.padding_mode);
+  p.algorithm = spec.algorithm;
+  STD_TORCH_CHECK(c % spec.groups == 0 && k % spec.groups == 0, "convkit: ", c, " input and ", k,
+                  " output channels must be divisible by groups ", spec.groups);
+  for (int i = 0; i < kMaxSpatial; ++i) {
+    STD_TORCH_CHECK(filter[i] > 0, "convkit: kernel size must be positive, got ", filter[i]);
+    p.out[i] = conv_output_size(in[i], filter[i], p.stride[i], p.pad_before[i], p.pad_after[i], p.dilation[i]);
+    STD_TORCH_CHECK(p.out[i] > 0 || n == 0, "convkit: kernel size ", filter[i],
+                    " can't be greater than the padded input size ", in[i] + p.pad_before[i] + p.pad_after[i]);
+  }
+  return p;
+}
+
+PoolProblem pool_problem(const PoolSpec& spec, int64_t n, int64_t c, const Spatial& in) {
+  PoolProblem p{};
+  p.n = n;
+  p.c = c;
+  p.in = in;
+  p.kernel = spec.kernel;
+  p.stride = spec.stride;
+  p.pad_before = spec.pad_before;
+  p.pad_after = spec.pad_after;
+  p.dilation = spec.dilation;
+  p.ceil_mode = spec.ceil_mode;
+  p.count_include_pad = spec.count_include_pad;
+  p.divisor_override = spec.divisor_override;
+  for (int i = 0; i < kMaxSpatial; ++i) {
+    p.out[i] = pool_output_size(in[i], p.kernel[i], p.stride[i], p.pad_before[i], p.pad_after[i], p.dilation[i],
+                                p.ceil_mode);
+    STD_TORCH_CHECK(p.out[i] > 0, "convkit: pooling an input of size ", in[i], " leaves no output");
+  }
+  return p;
+}
+
+Epilogue epilogue(const OptionalTensor& bias, const OptionalTensor& scale, const OptionalTensor& residual,
+                  const ConvSpec& spec, double alpha, const TensorView& result) {
+  const auto vector = [&](const OptionalTensor& t, const char* name) -> const void* {
+    if (!t) return nullptr;
+    STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == result.size[kC] && (t->size(0) <= 1 || t->stride(0) == 1) &&
+                        dtype_of(*t, name) == result.dtype,
+                    "convkit: argument '", name, "' must be a contiguous vector of ", result.size[kC],
+                    " elements in the result's dtype");
+    return t->data_ptr();
+  };
+  Epilogue e{};
+  e.bias = vector(bias, "bias");
+  e.scale = vector(scale, "scale");
+  if (residual) {
+    e.residual = view(*residual, spec.spatial_dims, "residual");
+    STD_TORCH_CHECK(std::equal(e.residual.size, e.residual.size + kDims, result.size) &&
+                        e.residual.dtype == result.dtype,
+                    "convkit: argument 'residual' must have the result's shape and dtype");
+  }
+  e.activation = static_cast<Activation>(spec.activation);
+  e.alpha = alpha;
+  return e;
+}
+
+void check(Status status) { STD_TORCH_CHECK(status.ok(), "convkit: ", status.reason); }
+
+Spatial spatial_of(const TensorView& v) { return Spatial{{v.size[kD], v.size[kH], v.size[kW]}}; }
+
+}  // namespace convkit::binding

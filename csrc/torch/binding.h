@@ -1,0 +1,71 @@
+// From torch tensors and packed specs to the core's problems and views: the only place that does it.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "core/launchers.h"
+
+namespace convkit::binding {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Ints = std::vector<int64_t>;
+
+// What problem.pack_conv packs: n, stride n, pad_before n, pad_after n, dilation n, groups, padding_mode,
+// activation, algorithm, channels_last.
+struct ConvSpec {
+  int spatial_dims;
+  Spatial stride, pad_before, pad_after, dilation;
+  int64_t groups, padding_mode, activation, algorithm;
+  bool channels_last;
+};
+ConvSpec unpack_conv(const Ints& packed);
+
+// What problem.pack_pool packs: n, kernel n, stride n, pad_before n, pad_after n, dilation n, ceil_mode,
+// count_include_pad, divisor_override, channels_last.
+struct PoolSpec {
+  int spatial_dims;
+  Spatial kernel, stride, pad_before, pad_after, dilation;
+  bool ceil_mode, count_include_pad;
+  int64_t divisor_override;
+  bool channels_last;
+};
+PoolSpec unpack_pool(const Ints& packed);
+
+// n spatial sizes (1 to 3) as (d, h, w), missing leading ones 1.
+Spatial spatial_from(const Ints& sizes);
+
+// Views a CPU tensor of 2 + spatial_dims dimensions; refuses others, and dtypes without kernels.
+TensorView view(const Tensor& t, int spatial_dims, const char* name);
+
+// A fresh result of sizes N C (spatial_dims last of D H W), contiguous or channels last, beside its view.
+struct Result {
+  Tensor tensor;
+  TensorView view;
+};
+Result allocate(const Tensor& like, torch::headeronly::ScalarType dtype, int spatial_dims, int64_t n, int64_t c,
+                const Spatial& size, bool channels_last);
+
+// The problem of fprop given its input's and filter's sizes; refuses what does not fit.
+ConvProblem conv_problem(const ConvSpec& spec, int64_t n, int64_t c, int64_t k, const Spatial& in,
+                         const Spatial& filter);
+PoolProblem pool_problem(const PoolSpec& spec, int64_t n, int64_t c, const Spatial& in);
+
+Epilogue epilogue(const OptionalTensor& bias, const OptionalTensor& scale, const OptionalTensor& residual,
+                  const ConvSpec& spec, double alpha, const TensorView& result);
+
+// Throws for a refusal.
+void check(Status status);
+
+Spatial spatial_of(const TensorView& v);
+
+void install_parallel_runner();
+
+}  // namespace convkit::binding

@@ -1,0 +1,39 @@
+// The operators' schemas and their registration: every raw operation once.
+//
+// Specs are packed integer lists (convkit/problem.py packs, torch/binding.h unpacks): one list argument is
+// the cheapest to pass. SymInt keeps one compiled graph for all sizes under torch.compile.
+#include "torch/conv.h"
+#include "torch/pool.h"
+
+namespace cb = convkit::binding;
+
+STABLE_TORCH_LIBRARY(convkit, m) {
+  m.def(
+      "conv_fprop(Tensor x, Tensor w, Tensor? bias, Tensor? scale, Tensor? residual, SymInt[] spec, float alpha) "
+      "-> Tensor");
+  m.def(
+      "conv_dgrad(Tensor dy, Tensor w, Tensor? bias, Tensor? scale, Tensor? residual, SymInt[] input_size, "
+      "SymInt[] spec, float alpha) -> Tensor");
+  m.def("conv_wgrad(Tensor dy, Tensor x, SymInt[] kernel_size, SymInt[] spec) -> Tensor");
+  m.def("conv_bgrad(Tensor dy) -> Tensor");
+  m.def("max_pool(Tensor x, SymInt[] spec, bool offsets) -> (Tensor, Tensor)");
+  m.def("pool_select(Tensor x, Tensor offsets, SymInt[] spec) -> Tensor");
+  m.def("pool_select_bwd(Tensor dy, Tensor offsets, SymInt[] input_size, SymInt[] spec) -> Tensor");
+  m.def("pool_indices(Tensor offsets, SymInt[] input_size, SymInt[] spec) -> Tensor");
+  m.def("avg_pool(Tensor x, SymInt[] spec) -> Tensor");
+  m.def("avg_pool_bwd(Tensor dy, SymInt[] input_size, SymInt[] spec) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
+  cb::install_parallel_runner();
+  m.impl("conv_fprop", TORCH_BOX(&cb::conv_fprop));
+  m.impl("conv_dgrad", TORCH_BOX(&cb::conv_dgrad));
+  m.impl("conv_wgrad", TORCH_BOX(&cb::conv_wgrad));
+  m.impl("conv_bgrad", TORCH_BOX(&cb::conv_bgrad));
+  m.impl("max_pool", TORCH_BOX(&cb::max_pool));
+  m.impl("pool_select", TORCH_BOX(&cb::pool_select));
+  m.impl("pool_select_bwd", TORCH_BOX(&cb::pool_select_bwd));
+  m.impl("pool_indices", TORCH_BOX(&cb::pool_indices));
+  m.impl("avg_pool", TORCH_BOX(&cb::avg_pool));
+  m.impl("avg_pool_bwd", TORCH_BOX(&cb::avg_pool_bwd));
+}
