@@ -7,6 +7,8 @@ namespace convkit {
 
 enum class PaddingMode : int64_t { kZeros, kReplicate, kReflect, kCircular, kMean };
 
+enum class ConvOp : int64_t { kFprop, kDgrad, kWgrad };
+
 struct ConvProblem {
   int64_t n, c, k;  // batch, input channels, output channels
   int64_t groups;
@@ -15,7 +17,7 @@ struct ConvProblem {
   Spatial out;     // O P Q
   Spatial stride, pad_before, pad_after, dilation;
   PaddingMode padding_mode;
-  int64_t algorithm;  // 0: the table chooses; i: the i-th algorithm of the table, or a refusal
+  int64_t algorithm;  // 0: the table chooses; i: the i-th algorithm of the table (from 1), or a refusal
 };
 
 inline namespace CONVKIT_ISA {

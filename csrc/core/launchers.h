@@ -14,6 +14,11 @@
 
 namespace convkit {
 
+// The three tensors of a convolution; dx, dw and dy stand at the places of x, w and y.
+struct ConvTensors {
+  const TensorView &x, &w, &y;
+};
+
 // One table per instruction set or device, in this order.
 struct Launchers {
   // y = epilogue(conv(x, w))
@@ -26,6 +31,10 @@ struct Launchers {
   Status (*conv_wgrad)(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
   // db[k] = sum of dy over batch and space; db is a view of size 1 K 1 1 1
   Status (*conv_bgrad)(const TensorView& dy, const TensorView& db);
+  // Number of the algorithm that would run (from 1); 0: none supports the problem, or the one asked for does not
+  int64_t (*conv_plan)(ConvOp, const ConvProblem&, const ConvTensors&);
+  // Name of an algorithm, nullptr beyond the last
+  const char* (*conv_algorithm)(int64_t number);
   // y = window maximum; offsets.data may be nullptr
   Status (*max_pool)(const PoolProblem&, const TensorView& x, const TensorView& y, const TensorView& offsets);
   // y[o] = x[element named by offsets[o]]

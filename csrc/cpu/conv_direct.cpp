@@ -143,25 +143,26 @@ bool visit_conv(DType t, const F& f) {
   return false;
 }
 
-Status check(const ConvProblem& p, bool dtype_known) {
-  if (p.padding_mode != PaddingMode::kZeros) return {"conv_direct reads zero padding only"};
-  return dtype_known ? kOk : Status{"conv_direct has no kernel for this dtype"};
-}
+Status done(bool dtype_known) { return dtype_known ? kOk : Status{"conv_direct has no kernel for this dtype"}; }
 
 }  // namespace
 
+const char* conv_direct_supports(ConvOp, const ConvProblem& p, const ConvTensors&) {
+  return p.padding_mode != PaddingMode::kZeros ? "conv_direct reads zero padding only" : nullptr;
+}
+
 Status conv_fprop_direct(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
                          const TensorView& y) {
-  return check(p, visit_conv(y.dtype, [&](auto t) { fprop<typename decltype(t)::type>(p, x, w, e, y); }));
+  return done(visit_conv(y.dtype, [&](auto t) { fprop<typename decltype(t)::type>(p, x, w, e, y); }));
 }
 
 Status conv_dgrad_direct(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e,
                          const TensorView& dx) {
-  return check(p, visit_conv(dx.dtype, [&](auto t) { dgrad<typename decltype(t)::type>(p, dy, w, e, dx); }));
+  return done(visit_conv(dx.dtype, [&](auto t) { dgrad<typename decltype(t)::type>(p, dy, w, e, dx); }));
 }
 
 Status conv_wgrad_direct(const ConvProblem& p, const TensorView& dy, const TensorView& x, const TensorView& dw) {
-  return check(p, visit_conv(dw.dtype, [&](auto t) { wgrad<typename decltype(t)::type>(p, dy, x, dw); }));
+  return done(visit_conv(dw.dtype, [&](auto t) { wgrad<typename decltype(t)::type>(p, dy, x, dw); }));
 }
 
 }  // namespace CONVKIT_ISA

@@ -1,6 +1,7 @@
 // Picks the instruction set once, and holds what is shared by all of them: threads and scratch memory.
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "core/launchers.h"
 #include "core/parallel.h"
@@ -84,3 +85,14 @@ void* thread_scratch(int slot, size_t bytes) {
 }
 
 }  // namespace convkit
+
+// Names of the convolution algorithms in the table's order, one per line; number i (ConvSpec.algorithm) is line i.
+extern "C" __attribute__((visibility("default"))) const char* convkit_algorithms() {
+  static const std::string names = [] {
+    std::string lines;
+    for (int64_t i = 1; const char* name = convkit::cpu::launchers().conv_algorithm(i); ++i)
+      lines += std::string(i > 1 ? "\n" : "") + name;
+    return lines;
+  }();
+  return names.c_str();
+}

@@ -1,4 +1,4 @@
-// The C++ CPU kernels of one instruction set, one declaration per algorithm; cpu/table.cpp chooses among them.
+// The C++ CPU kernels of one instruction set, one declaration per algorithm; cpu/algorithms.h orders them.
 #pragma once
 
 #include "core/launchers.h"
@@ -7,6 +7,7 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
+const char* conv_direct_supports(ConvOp, const ConvProblem&, const ConvTensors&);
 Status conv_fprop_direct(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
                          const TensorView& y);
 Status conv_dgrad_direct(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,

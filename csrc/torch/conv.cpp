@@ -6,23 +6,22 @@ namespace {
 
 void check_same(bool same, const char* what) { STD_TORCH_CHECK(same, "convkit: ", what); }
 
-}  // namespace
+// A convolution ready to run: its problem, the views of its two arguments, and its result.
+struct Call {
+  ConvProblem problem;
+  TensorView a, b;
+  Result result;
+};
 
-Tensor conv_fprop(const Tensor& x, const Tensor& w, const OptionalTensor& bias, const OptionalTensor& scale,
-                  const OptionalTensor& residual, const Ints& packed, double alpha) {
-  const ConvSpec spec = unpack_conv(packed);
+Call fprop_call(const Tensor& x, const Tensor& w, const ConvSpec& spec) {
   const TensorView xv = view(x, spec.spatial_dims, "x"), wv = view(w, spec.spatial_dims, "w");
   check_same(xv.dtype == wv.dtype, "'x' and 'w' must have one dtype");
   check_same(wv.size[kC] * spec.groups == xv.size[kC], "'w' must have C / groups channels");
   const ConvProblem p = conv_problem(spec, xv.size[kN], xv.size[kC], wv.size[kN], spatial_of(xv), spatial_of(wv));
-  Result y = allocate(x, x.scalar_type(), spec.spatial_dims, p.n, p.k, p.out, spec.channels_last);
-  check(cpu::launchers().conv_fprop(p, xv, wv, epilogue(bias, scale, residual, spec, alpha, y.view), y.view));
-  return y.tensor;
+  return {p, xv, wv, allocate(x, x.scalar_type(), spec.spatial_dims, p.n, p.k, p.out, spec.channels_last)};
 }
 
-Tensor conv_dgrad(const Tensor& dy, const Tensor& w, const OptionalTensor& bias, const OptionalTensor& scale,
-                  const OptionalTensor& residual, const Ints& input_size, const Ints& packed, double alpha) {
-  const ConvSpec spec = unpack_conv(packed);
+Call dgrad_call(const Tensor& dy, const Tensor& w, const Ints& input_size, const ConvSpec& spec) {
   const TensorView dyv = view(dy, spec.spatial_dims, "dy"), wv = view(w, spec.spatial_dims, "w");
   check_same(dyv.dtype == wv.dtype, "'dy' and 'w' must have one dtype");
   check_same(wv.size[kN] == dyv.size[kC], "'w' must have as many filters as 'dy' has channels");
@@ -31,13 +30,10 @@ Tensor conv_dgrad(const Tensor& dy, const Tensor& w, const OptionalTensor& bias,
                                      spatial_from(input_size), spatial_of(wv));
   for (int i = 0; i < kMaxSpatial; ++i)
     check_same(p.out[i] == spatial_of(dyv)[i], "'dy' does not have the size that 'input_size' leads to");
-  Result dx = allocate(dy, dy.scalar_type(), spec.spatial_dims, p.n, p.c, p.in, spec.channels_last);
-  check(cpu::launchers().conv_dgrad(p, dyv, wv, epilogue(bias, scale, residual, spec, alpha, dx.view), dx.view));
-  return dx.tensor;
+  return {p, dyv, wv, allocate(dy, dy.scalar_type(), spec.spatial_dims, p.n, p.c, p.in, spec.channels_last)};
 }
 
-Tensor conv_wgrad(const Tensor& dy, const Tensor& x, const Ints& kernel_size, const Ints& packed) {
-  const ConvSpec spec = unpack_conv(packed);
+Call wgrad_call(const Tensor& dy, const Tensor& x, const Ints& kernel_size, const ConvSpec& spec) {
   const TensorView dyv = view(dy, spec.spatial_dims, "dy"), xv = view(x, spec.spatial_dims, "x");
   check_same(dyv.dtype == xv.dtype, "'dy' and 'x' must have one dtype");
   check_same(dyv.size[kN] == xv.size[kN], "'dy' and 'x' must have one batch size");
@@ -46,9 +42,52 @@ Tensor conv_wgrad(const Tensor& dy, const Tensor& x, const Ints& kernel_size, co
       conv_problem(spec, xv.size[kN], xv.size[kC], dyv.size[kC], spatial_of(xv), spatial_from(kernel_size));
   for (int i = 0; i < kMaxSpatial; ++i)
     check_same(p.out[i] == spatial_of(dyv)[i], "'dy' does not have the size that 'x' and 'kernel_size' lead to");
-  Result dw = allocate(dy, dy.scalar_type(), spec.spatial_dims, p.k, p.c / p.groups, p.filter, spec.channels_last);
-  check(cpu::launchers().conv_wgrad(p, dyv, xv, dw.view));
-  return dw.tensor;
+  return {p, dyv, xv,
+          allocate(dy, dy.scalar_type(), spec.spatial_dims, p.k, p.c / p.groups, p.filter, spec.channels_last)};
+}
+
+}  // namespace
+
+Tensor conv_fprop(const Tensor& x, const Tensor& w, const OptionalTensor& bias, const OptionalTensor& scale,
+                  const OptionalTensor& residual, const Ints& packed, double alpha) {
+  const ConvSpec spec = unpack_conv(packed);
+  const Call c = fprop_call(x, w, spec);
+  const TensorView& y = c.result.view;
+  check(cpu::launchers().conv_fprop(c.problem, c.a, c.b, epilogue(bias, scale, residual, spec, alpha, y), y));
+  return c.result.tensor;
+}
+
+Tensor conv_dgrad(const Tensor& dy, const Tensor& w, const OptionalTensor& bias, const OptionalTensor& scale,
+                  const OptionalTensor& residual, const Ints& input_size, const Ints& packed, double alpha) {
+  const ConvSpec spec = unpack_conv(packed);
+  const Call c = dgrad_call(dy, w, input_size, spec);
+  const TensorView& dx = c.result.view;
+  check(cpu::launchers().conv_dgrad(c.problem, c.a, c.b, epilogue(bias, scale, residual, spec, alpha, dx), dx));
+  return c.result.tensor;
+}
+
+Tensor conv_wgrad(const Tensor& dy, const Tensor& x, const Ints& kernel_size, const Ints& packed) {
+  const Call c = wgrad_call(dy, x, kernel_size, unpack_conv(packed));
+  check(cpu::launchers().conv_wgrad(c.problem, c.a, c.b, c.result.view));
+  return c.result.tensor;
+}
+
+int64_t conv_plan(int64_t op, const Tensor& a, const Tensor& b, const Ints& size, const Ints& packed) {
+  const ConvSpec spec = unpack_conv(packed);
+  const auto plan = [](ConvOp which, const Call& c, const TensorView& x, const TensorView& w, const TensorView& y) {
+    return cpu::launchers().conv_plan(which, c.problem, ConvTensors{x, w, y});
+  };
+  if (op == static_cast<int64_t>(ConvOp::kFprop)) {
+    const Call c = fprop_call(a, b, spec);
+    return plan(ConvOp::kFprop, c, c.a, c.b, c.result.view);
+  }
+  if (op == static_cast<int64_t>(ConvOp::kDgrad)) {
+    const Call c = dgrad_call(a, b, size, spec);
+    return plan(ConvOp::kDgrad, c, c.result.view, c.b, c.a);
+  }
+  STD_TORCH_CHECK(op == static_cast<int64_t>(ConvOp::kWgrad), "convkit: argument 'op' must be 0, 1 or 2, got ", op);
+  const Call c = wgrad_call(a, b, size, spec);
+  return plan(ConvOp::kWgrad, c, c.b, c.result.view, c.a);
 }
 
 Tensor conv_bgrad(const Tensor& dy) {

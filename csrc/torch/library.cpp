@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY(convkit, m) {
       "SymInt[] spec, float alpha) -> Tensor");
   m.def("conv_wgrad(Tensor dy, Tensor x, SymInt[] kernel_size, SymInt[] spec) -> Tensor");
   m.def("conv_bgrad(Tensor dy) -> Tensor");
+  m.def("conv_plan(int op, Tensor a, Tensor b, SymInt[] size, SymInt[] spec) -> int");
   m.def("max_pool(Tensor x, SymInt[] spec, bool offsets) -> (Tensor, Tensor)");
   m.def("pool_select(Tensor x, Tensor offsets, SymInt[] spec) -> Tensor");
   m.def("pool_select_bwd(Tensor dy, Tensor offsets, SymInt[] input_size, SymInt[] spec) -> Tensor");
@@ -30,6 +31,7 @@ STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
   m.impl("conv_dgrad", TORCH_BOX(&cb::conv_dgrad));
   m.impl("conv_wgrad", TORCH_BOX(&cb::conv_wgrad));
   m.impl("conv_bgrad", TORCH_BOX(&cb::conv_bgrad));
+  m.impl("conv_plan", TORCH_BOX(&cb::conv_plan));
   m.impl("max_pool", TORCH_BOX(&cb::max_pool));
   m.impl("pool_select", TORCH_BOX(&cb::pool_select));
   m.impl("pool_select_bwd", TORCH_BOX(&cb::pool_select_bwd));
