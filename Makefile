@@ -1,0 +1,74 @@
+# make demo | test | build | lint | types | sanitize | abi | bench | info | clean
+#
+# Everything runs in an environment of its own, .venv, made from the pinned requirements. With VENV=none the
+# interpreter PYTHON is used as it is, with its own torch, and nothing is downloaded.
+#   make test VENV=none PYTHON=/path/to/python
+# PyPI's torch for Linux carries CUDA (gigabytes); this takes the CPU build instead:
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH_INDEX ?=
+JOBS := $(shell n=$$(nproc); echo $$((n > 8 ? 8 : n)))
+
+ifeq ($(VENV),none)
+  PY := $(PYTHON)
+  env :=
+else
+  PY := $(VENV)/bin/python
+  env = $(VENV)/.$(1)
+endif
+CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' | LC_ALL=C sort)
+CLANG_FORMAT = $(if $(filter none,$(VENV)),clang-format,$(VENV)/bin/clang-format)
+
+.PHONY: build test demo bench info check lint format types sanitize abi clean
+.DEFAULT_GOAL := build
+
+# One stamp per requirements file: an environment is extended, never made anew.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convkit: make needs Python >= 3.11 (make PYTHON=...)")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: requirements/%.txt requirements/build.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
+	@touch $@
+
+build: $(call env,build)
+	$(PY) tools/native_build.py --install
+
+# Each worker gets its share of the cores; tests about threads choose their own number.
+test: $(call env,test)
+	$(PY) tools/native_build.py --install --testing
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest \
+	  $$($(PY) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist worksteal') $(ARGS)
+
+demo: $(call env,demo) build
+	$(PY) -m convkit demo $(ARGS)
+
+bench: $(call env,demo) build
+	$(PY) -m bench.run $(ARGS)
+
+info check: build
+	$(PY) -m convkit $@
+
+lint: $(call env,lint)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(CLANG_FORMAT) --dry-run -Werror $(CXX_FILES)
+
+format: $(call env,lint)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(CLANG_FORMAT) -i $(CXX_FILES)
+
+types: $(call env,lint) $(call env,build)
+	$(PY) -m mypy
+
+sanitize: $(call env,test)
+	$(PY) tools/sanitize.py $(ARGS)
+
+abi: $(call env,build) build
+	$(PY) tools/abi_smoke.py $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info convkit/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
