@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import native_build
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403 - every other hook is setuptools'
+
+import native_build
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:

@@ -5,6 +5,7 @@
 
 #include "core/launchers.h"
 #include "core/parallel.h"
+#include "cpu/processor.h"
 
 namespace convkit {
 
@@ -34,13 +35,8 @@ bool allowed(const char* name) {
 
 InstructionSet choose() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool has_avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (has_avx512 && allowed("avx512")) return {"avx512", &avx512::kLaunchers};
-  if (has_avx2 && allowed("avx2")) return {"avx2", &avx2::kLaunchers};
+  if (allowed("avx512") && cpu::processor_supports("avx512")) return {"avx512", &avx512::kLaunchers};
+  if (allowed("avx2") && cpu::processor_supports("avx2")) return {"avx2", &avx2::kLaunchers};
 #endif
   return {"portable", &portable::kLaunchers};
 }

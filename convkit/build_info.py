@@ -1,0 +1,30 @@
+"""What the compiled library was built from and for, as it says itself."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: F401 - the library needs libtorch_cpu in the process
+
+LIBRARY = Path(__file__).resolve().parent / "convkit_ops.so"
+
+
+@functools.cache
+def build_info() -> dict[str, Any]:
+    """The library's own account of itself.
+
+    Keys: version, compiler, flags, minimum_torch, compiled_instruction_sets, runnable_instruction_sets (on this
+    processor), instruction_set (the one in use), cuda_archs (empty: built without CUDA kernels).
+
+    Raises:
+        OSError: the library is missing or does not load.
+    """
+    describe = ctypes.CDLL(str(LIBRARY)).convkit_build_info
+    describe.restype = ctypes.c_char_p
+    text: bytes = describe()
+    info: dict[str, Any] = json.loads(text)
+    return info
