@@ -1,0 +1,76 @@
+// fprop and dgrad along one spatial dimension, as the same sliding sum in gathered form.
+//
+// Result position i = j * phases + phase is the sum over the taps of that phase of
+//   source[j * step + src + a * src_step] * filter[tap + a * tap_step],  a = 0 .. count - 1,
+// with ascending source positions. fprop has one phase and steps by the stride; dgrad has as many phases as
+// the stride and steps by one: no product with an inserted zero is ever formed.
+#pragma once
+
+#include "core/conv_problem.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+struct Taps {
+  int64_t count, tap, tap_step, src, src_step;
+};
+
+struct Axis {
+  bool adjoint;
+  int64_t kernel, stride, pad, dilation;
+  int64_t source, result;  // lengths
+  int64_t phases, step;
+};
+
+// Source positions relative to j * step that some tap of some phase reads.
+struct Reach {
+  int64_t low, high;
+};
+
+CONVKIT_INLINE Axis make_axis(const ConvProblem& p, int dim, bool adjoint) {
+  return Axis{adjoint,
+              p.filter[dim],
+              p.stride[dim],
+              p.pad_before[dim],
+              p.dilation[dim],
+              adjoint ? p.out[dim] : p.in[dim],
+              adjoint ? p.in[dim] : p.out[dim],
+              adjoint ? p.stride[dim] : 1,
+              adjoint ? 1 : p.stride[dim]};
+}
+
+// Result positions of a phase.
+CONVKIT_INLINE int64_t phase_length(const Axis& a, int64_t phase) {
+  return a.result > phase ? (a.result - phase + a.phases - 1) / a.phases : 0;
+}
+
+CONVKIT_INLINE Taps phase_taps(const Axis& a, int64_t phase) {
+  if (!a.adjoint) return Taps{a.kernel, 0, 1, -a.pad, a.dilation};
+  int64_t first = 0;  // the smallest tap t with (phase + pad - t * dilation) divisible by the stride
+  while (first < a.kernel && first < a.stride && (phase + a.pad - first * a.dilation) % a.stride != 0) ++first;
+  if (first == a.kernel || first == a.stride) return Taps{0, 0, 1, 0, 1};
+  int64_t gcd = a.stride, rest = a.dilation;
+  while (rest != 0) {
+    const int64_t next = gcd % rest;
+    gcd = rest;
+    rest = next;
+  }
+  const int64_t every = a.stride / gcd, count = (a.kernel - first + every - 1) / every;
+  const int64_t last = first + (count - 1) * every;
+  return Taps{count, last, -every, (phase + a.pad - last * a.dilation) / a.stride, a.dilation / gcd};
+}
+
+CONVKIT_INLINE Reach reach_of(const Axis& a) {
+  Reach r{INT64_MAX, INT64_MIN};
+  for (int64_t phase = 0; phase < a.phases && phase < a.result; ++phase) {
+    const Taps t = phase_taps(a, phase);
+    if (t.count == 0) continue;
+    const int64_t high = t.src + (t.count - 1) * t.src_step;
+    if (t.src < r.low) r.low = t.src;
+    if (high > r.high) r.high = high;
+  }
+  return r.low > r.high ? Reach{0, 0} : r;
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit
