@@ -1,0 +1,13 @@
+"""The backends and the choice between them.
+
+Argument > ``with convkit.backend("name")`` > environment variable ``CONVKIT_BACKEND`` > automatic. An explicit
+choice never falls back: it runs, or raises with the reason. The automatic choice takes the first backend of
+:data:`AUTOMATIC` that supports the operation; :func:`explain` lists what each of them says.
+"""
+
+from __future__ import annotations
+
+from convkit.backends.base import RAW_OPS, Backend
+from convkit.backends.selection import backend, get, names, register, resolve, select
+
+__all__ = ["RAW_OPS", "Backend", "backend", "get", "names", "register", "resolve", "select"]

@@ -39,6 +39,10 @@ class Backend:
         """None, or the reason why raw operation ``op`` cannot run on such tensors."""
         raise NotImplementedError
 
+    def algorithms(self) -> tuple[str, ...]:
+        """The algorithms that ``ConvSpec.algorithm`` can name: number i is the i-th of these, from 1."""
+        return ()
+
     def conv_fprop(
         self,
         x: Tensor,

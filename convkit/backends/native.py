@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from convkit.backends import fake
 from convkit.backends.base import Backend
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
@@ -25,7 +27,21 @@ def _load() -> str | None:
         torch.ops.load_library(LIBRARY)
     except OSError as error:
         return f"the compiled library does not load: {error}"
+    fake.register()
     return None
+
+
+_pack_conv = lru_cache(maxsize=1024)(pack_conv)
+_pack_pool = lru_cache(maxsize=1024)(pack_pool)
+
+
+def _conv_list(spec: ConvSpec, channels_last: bool) -> list[int]:
+    # Specs that are being traced may hold symbolic integers, which have no hash.
+    return pack_conv(spec, channels_last) if torch.compiler.is_compiling() else _pack_conv(spec, channels_last)
+
+
+def _pool_list(spec: PoolSpec, channels_last: bool) -> list[int]:
+    return pack_pool(spec, channels_last) if torch.compiler.is_compiling() else _pack_pool(spec, channels_last)
 
 
 class Native(Backend):
@@ -52,7 +68,7 @@ class Native(Backend):
     def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
         if self._reason is not None:
             return self._reason
-        if device.type != "cpu":
+        if device.type not in ("cpu", "meta"):  # the fake kernels serve meta tensors
             return f"no compiled kernels for {device.type} tensors"
         if op.startswith("conv"):
             allowed = FLOATING + INTEGRAL + COMPLEX
@@ -76,7 +92,7 @@ class Native(Backend):
         spec: ConvSpec,
         channels_last: bool,
     ) -> Tensor:
-        return self._fprop(x, w, bias, scale, residual, pack_conv(spec, channels_last), spec.alpha)
+        return self._fprop(x, w, bias, scale, residual, _conv_list(spec, channels_last), spec.alpha)
 
     def conv_dgrad(
         self,
@@ -89,34 +105,34 @@ class Native(Backend):
         spec: ConvSpec,
         channels_last: bool,
     ) -> Tensor:
-        return self._dgrad(dy, w, bias, scale, residual, input_size, pack_conv(spec, channels_last), spec.alpha)
+        return self._dgrad(dy, w, bias, scale, residual, input_size, _conv_list(spec, channels_last), spec.alpha)
 
     def conv_wgrad(
         self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
     ) -> Tensor:
-        return self._wgrad(dy, x, kernel_size, pack_conv(spec, channels_last))
+        return self._wgrad(dy, x, kernel_size, _conv_list(spec, channels_last))
 
     def conv_bgrad(self, dy: Tensor) -> Tensor:
         return self._bgrad(dy)
 
     def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
-        return self._max_pool(x, pack_pool(spec, channels_last), offsets)
+        return self._max_pool(x, _pool_list(spec, channels_last), offsets)
 
     def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
-        return self._select(x, offsets, pack_pool(spec, channels_last))
+        return self._select(x, offsets, _pool_list(spec, channels_last))
 
     def pool_select_bwd(
         self, dy: Tensor, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
     ) -> Tensor:
-        return self._select_bwd(dy, offsets, input_size, pack_pool(spec, channels_last))
+        return self._select_bwd(dy, offsets, input_size, _pool_list(spec, channels_last))
 
     def pool_indices(
         self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
     ) -> Tensor:
-        return self._indices(offsets, input_size, pack_pool(spec, channels_last))
+        return self._indices(offsets, input_size, _pool_list(spec, channels_last))
 
     def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
-        return self._avg_pool(x, pack_pool(spec, channels_last))
+        return self._avg_pool(x, _pool_list(spec, channels_last))
 
     def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
-        return self._avg_pool_bwd(dy, input_size, pack_pool(spec, channels_last))
+        return self._avg_pool_bwd(dy, input_size, _pool_list(spec, channels_last))

@@ -1,0 +1,109 @@
+"""From one formula to every form of torch.autograd.Function that PyTorch's modes need.
+
+An operation is written once, as a class with static methods (:class:`Formula`). :func:`operation` makes a
+callable of it that takes, in this order of preference,
+
+- eager, no gradient wanted: the forward computation, without any Function;
+- eager, gradient wanted: a Function whose ``forward`` takes ``ctx``, the form with the least overhead;
+- torch.func transforms and forward-mode AD: a Function with ``setup_context``, ``jvp`` and a generated vmap rule;
+- torch.compile: one with ``setup_context`` but without ``jvp``, which Dynamo refuses.
+
+PyTorch's private interface stands in this file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch.autograd import Function
+
+
+class Formula:
+    """What an operation computes, saves, and how it is differentiated; ``operation`` makes it callable.
+
+    The first ``tensors`` arguments are tensors or None, the others are static. ``backward`` consists of
+    differentiable operations itself, so that all orders of derivatives work. ``jvp`` sees what
+    ``setup_context`` saved for backward and the tangents of the tensors.
+    """
+
+    tensors: int
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError
+
+
+_functorch_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+# Dynamo evaluates a function so marked while tracing instead of tracing it: the answer is what is active around
+# the traced call. (Traced, it would see its own interpreter.) torch.compiler.assume_constant_result does the
+# same, but imports Dynamo.
+def _transforms_around_trace() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+_transforms_around_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def operation(formula: type[Formula]) -> Callable[..., Any]:
+    """The callable of ``formula``: it takes the arguments of ``formula.forward``."""
+    name, count, forward, setup_context = formula.__name__, formula.tensors, formula.forward, formula.setup_context
+
+    def eager_forward(ctx: Any, *args: Any) -> Any:
+        output = forward(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    def transformed_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*ctx.to_save)
+
+    def transformed_jvp(ctx: Any, *tangents: Any) -> Any:
+        return formula.jvp(ctx, *tangents[:count])
+
+    shared = {"backward": staticmethod(formula.backward)}
+    with_setup = {**shared, "forward": staticmethod(forward), "generate_vmap_rule": True}
+    eager: Any = type(name, (Function,), {**shared, "forward": staticmethod(eager_forward)})
+    compiled: Any = type(name, (Function,), {**with_setup, "setup_context": staticmethod(setup_context)})
+    transformed: Any = type(
+        name,
+        (Function,),
+        {
+            **with_setup,
+            "setup_context": staticmethod(transformed_setup),
+            "jvp": staticmethod(transformed_jvp),
+        },
+    )
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            if _transforms_around_trace():
+                from convkit.autograd.outside_graph import run
+
+                return run(call, *args)
+            return compiled.apply(*args)
+        if _functorch_active() or forward_ad._current_level >= 0:
+            return transformed.apply(*args)
+        if torch.is_grad_enabled():
+            for t in args[:count]:
+                if t is not None and t.requires_grad:
+                    return eager.apply(*args)
+        return forward(*args)
+
+    return call

@@ -1,0 +1,197 @@
+"""Backend ``aten``: PyTorch's own operators behind the same interface, to compare with. Never chosen automatically."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convkit.backends.base import Backend
+from convkit.backends.layout import OFFSET_DTYPES
+from convkit.backends.reference import Reference, apply_epilogue
+from convkit.problem import ConvSpec, PoolSpec, offset_bytes
+
+_reference = Reference()
+_NO_PADDING = (0, 0, 0)
+_AVG_BACKWARD = {2: torch.ops.aten.avg_pool2d_backward, 3: torch.ops.aten.avg_pool3d_backward}
+_MAX_FORWARD = {2: torch.ops.aten.max_pool2d_with_indices, 3: torch.ops.aten.max_pool3d_with_indices}
+_MAX_BACKWARD = {
+    2: torch.ops.aten.max_pool2d_with_indices_backward,
+    3: torch.ops.aten.max_pool3d_with_indices_backward,
+}
+
+
+def _in_layout(t: Tensor, channels_last: bool) -> Tensor:
+    if not channels_last:
+        return t.contiguous()
+    return t.contiguous(memory_format=torch.channels_last if t.dim() == 4 else torch.channels_last_3d)
+
+
+def _like(t: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
+    """A tensor of this size whose values do not matter: PyTorch reads its size and layout only."""
+    return _in_layout(t.new_empty(size), channels_last)
+
+
+def _shared_padding(spec: ConvSpec) -> tuple[tuple[int, ...], list[int]]:
+    """Symmetric padding, and what remains to be padded first, in F.pad's order (last dimension first)."""
+    shared = tuple(map(min, spec.pad_before, spec.pad_after))
+    extra = []
+    for before, after, both in reversed(list(zip(spec.pad_before, spec.pad_after, shared))):
+        extra += [before - both, after - both]
+    return shared, extra
+
+
+def _crop(t: Tensor, extra: list[int]) -> Tensor:
+    return F.pad(t, [-e for e in extra]) if any(extra) else t
+
+
+def _two_dimensional(spec: PoolSpec) -> PoolSpec:
+    """A 1-d pool as a 2-d one of height 1: PyTorch's 1-d operators have no backward of their own."""
+    return spec._replace(
+        kernel_size=(1, *spec.kernel_size),
+        stride=(1, *spec.stride),
+        pad_before=(0, *spec.pad_before),
+        pad_after=(0, *spec.pad_after),
+        dilation=(1, *spec.dilation),
+    )
+
+
+class Aten(Backend):
+    name = "aten"
+
+    def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
+        if isinstance(spec, ConvSpec):
+            if spec.padding_mode:
+                return "pads with zeros only"
+            if spec.algorithm:
+                return "has no algorithms to choose from"
+        if isinstance(spec, PoolSpec) and spec.pad_before != spec.pad_after:
+            return "pools with the same padding before and after only"
+        if isinstance(spec, PoolSpec) and op.startswith("avg") and any(d != 1 for d in spec.dilation):
+            return "has no dilation for avg_pool"
+        if op in ("conv_dgrad", "conv_wgrad") and not (dtype.is_floating_point or dtype.is_complex):
+            return f"no {op} for {dtype}"
+        return _reference.supports(op, dtype, device, spec)
+
+    def conv_fprop(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        padding, extra = _shared_padding(spec)
+        if any(extra):
+            x = F.pad(x, extra)
+        plain = scale is None
+        y = torch.convolution(
+            x, w, bias if plain else None, spec.stride, padding, spec.dilation, False, _NO_PADDING[: len(padding)], spec.groups
+        )
+        y = apply_epilogue(y, None if plain else bias, scale, residual, spec)
+        return _in_layout(y, channels_last)
+
+    def _backward(
+        self, dy: Tensor, x: Tensor, w: Tensor, spec: ConvSpec, padding: tuple[int, ...], mask: list[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.ops.aten.convolution_backward(
+            dy, x, w, None, spec.stride, padding, spec.dilation, False, _NO_PADDING[: len(padding)], spec.groups, mask
+        )
+
+    def conv_dgrad(
+        self,
+        dy: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        input_size: tuple[int, ...],
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        padding, extra = _shared_padding(spec)
+        padded = F.pad(dy.new_empty((1, 1, *input_size), device="meta"), extra).shape[2:]
+        x = _like(dy, (dy.shape[0], w.shape[1] * spec.groups, *padded), channels_last)
+        dx = self._backward(dy, x, w, spec, padding, [True, False, False])[0]
+        return _in_layout(apply_epilogue(_crop(dx, extra), bias, scale, residual, spec), channels_last)
+
+    def conv_wgrad(
+        self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
+    ) -> Tensor:
+        padding, extra = _shared_padding(spec)
+        if any(extra):
+            x = F.pad(x, extra)
+        w = _like(dy, (dy.shape[1], x.shape[1] // spec.groups, *kernel_size), channels_last)
+        return _in_layout(self._backward(dy, x, w, spec, padding, [False, True, False])[1], channels_last)
+
+    def conv_bgrad(self, dy: Tensor) -> Tensor:
+        return _reference.conv_bgrad(dy)
+
+    def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
+        if x.dim() == 3:
+            y, o = self.max_pool(x.unsqueeze(2), _two_dimensional(spec), offsets, False)
+            return y.squeeze(2), o.squeeze(2)
+        y, indices = _MAX_FORWARD[x.dim() - 2](
+            x, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation, spec.ceil_mode
+        )
+        size, dtype = x.shape[2:], OFFSET_DTYPES[offset_bytes(spec.kernel_size)]
+        offset = torch.zeros_like(indices)
+        plane = prod(size)
+        for d, (length, kernel) in enumerate(zip(size, spec.kernel_size)):
+            plane //= length
+            start = torch.arange(y.shape[2 + d], device=x.device) * spec.stride[d] - spec.pad_before[d]
+            start = start.view(-1, *(1,) * (len(size) - 1 - d))
+            offset = offset * kernel + (indices // plane % length - start) // spec.dilation[d]
+        kept = (offset if offsets else offset[:0]).to(dtype)
+        return _in_layout(y, channels_last), _in_layout(kept, channels_last)
+
+    def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        indices = self.pool_indices(offsets, tuple(x.shape[2:]), spec, False).flatten(2)
+        y = x.flatten(2).gather(2, indices.clamp(min=0)).masked_fill(indices < 0, 0)
+        return _in_layout(y.view(offsets.shape), channels_last)
+
+    def pool_select_bwd(
+        self, dy: Tensor, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        if dy.dim() == 3:
+            spec = _two_dimensional(spec)
+            dx = self.pool_select_bwd(dy.unsqueeze(2), offsets.unsqueeze(2), (1, *input_size), spec, False)
+            return dx.squeeze(2)
+        indices = self.pool_indices(offsets, input_size, spec, channels_last)
+        x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
+        dx = _MAX_BACKWARD[dy.dim() - 2](
+            _in_layout(dy, channels_last), x, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation,
+            spec.ceil_mode, indices,
+        )
+        return _in_layout(dx, channels_last)
+
+    def pool_indices(
+        self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        return _reference.pool_indices(offsets, input_size, spec, channels_last)
+
+    def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        if x.dim() == 3:
+            return self.avg_pool(x.unsqueeze(2), _two_dimensional(spec), False).squeeze(2)
+        forward = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
+        y = forward(
+            x, spec.kernel_size, spec.stride, spec.pad_before, spec.ceil_mode, spec.count_include_pad,
+            spec.divisor_override or None,
+        )
+        return _in_layout(y, channels_last)
+
+    def avg_pool_bwd(
+        self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        if dy.dim() == 3:
+            return self.avg_pool_bwd(dy.unsqueeze(2), (1, *input_size), _two_dimensional(spec), False).squeeze(2)
+        x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
+        dx = _AVG_BACKWARD[dy.dim() - 2](
+            _in_layout(dy, channels_last), x, spec.kernel_size, spec.stride, spec.pad_before, spec.ceil_mode,
+            spec.count_include_pad, spec.divisor_override or None,
+        )
+        return _in_layout(dx, channels_last)

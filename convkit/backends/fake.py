@@ -1,0 +1,121 @@
+"""Fake kernels: the exact sizes, strides and dtypes of the compiled operators' results, without data.
+
+torch.compile, torch.export and meta tensors ask them; sizes may be symbolic. Registered beside the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convkit.backends.layout import OFFSET_DTYPES, result_strides
+from convkit.problem import ConvSpec, PoolSpec, conv_output_size, offset_bytes, pool_output_size
+
+
+def _unpack(packed: Sequence[int], lists: int) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The spatial lists and the scalars that follow them: the inverse of problem.pack_conv and pack_pool."""
+    n = int(packed[0])
+    return [tuple(packed[1 + i * n : 1 + (i + 1) * n]) for i in range(lists)], list(packed[1 + lists * n :])
+
+
+def _conv(packed: Sequence[int]) -> tuple[ConvSpec, bool]:
+    (stride, before, after, dilation), scalars = _unpack(packed, 4)
+    return ConvSpec(stride, before, after, dilation, scalars[0]), bool(scalars[-1])
+
+
+def _pool(packed: Sequence[int]) -> tuple[PoolSpec, bool]:
+    (kernel, stride, before, after, dilation), scalars = _unpack(packed, 5)
+    return PoolSpec(kernel, stride, before, after, dilation, bool(scalars[0])), bool(scalars[-1])
+
+
+def _result(like: Tensor, size: Sequence[int], channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+    strides = result_strides(tuple(size), channels_last)
+    return torch.empty_strided(size, strides, dtype=dtype or like.dtype, device=like.device)
+
+
+def conv_fprop(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    packed: Sequence[int],
+    alpha: float,
+) -> Tensor:
+    spec, channels_last = _conv(packed)
+    out = conv_output_size(tuple(x.shape[2:]), tuple(w.shape[2:]), spec)
+    return _result(x, (x.shape[0], w.shape[0], *out), channels_last)
+
+
+def conv_dgrad(
+    dy: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    input_size: Sequence[int],
+    packed: Sequence[int],
+    alpha: float,
+) -> Tensor:
+    spec, channels_last = _conv(packed)
+    return _result(dy, (dy.shape[0], w.shape[1] * spec.groups, *input_size), channels_last)
+
+
+def conv_wgrad(dy: Tensor, x: Tensor, kernel_size: Sequence[int], packed: Sequence[int]) -> Tensor:
+    spec, channels_last = _conv(packed)
+    return _result(dy, (dy.shape[1], x.shape[1] // spec.groups, *kernel_size), channels_last)
+
+
+def conv_bgrad(dy: Tensor) -> Tensor:
+    return dy.new_empty(dy.shape[1])
+
+
+def max_pool(x: Tensor, packed: Sequence[int], offsets: bool) -> tuple[Tensor, Tensor]:
+    spec, channels_last = _pool(packed)
+    size = (*x.shape[:2], *pool_output_size(tuple(x.shape[2:]), spec))
+    offset_size = size if offsets else (0, *size[1:])
+    dtype = OFFSET_DTYPES[offset_bytes(spec.kernel_size)]
+    return _result(x, size, channels_last), _result(x, offset_size, channels_last, dtype)
+
+
+def pool_select(x: Tensor, offsets: Tensor, packed: Sequence[int]) -> Tensor:
+    return _result(x, offsets.shape, _pool(packed)[1])
+
+
+def pool_select_bwd(dy: Tensor, offsets: Tensor, input_size: Sequence[int], packed: Sequence[int]) -> Tensor:
+    return _result(dy, (*dy.shape[:2], *input_size), _pool(packed)[1])
+
+
+def pool_indices(offsets: Tensor, input_size: Sequence[int], packed: Sequence[int]) -> Tensor:
+    return _result(offsets, offsets.shape, _pool(packed)[1], torch.int64)
+
+
+def avg_pool(x: Tensor, packed: Sequence[int]) -> Tensor:
+    spec, channels_last = _pool(packed)
+    return _result(x, (*x.shape[:2], *pool_output_size(tuple(x.shape[2:]), spec)), channels_last)
+
+
+def avg_pool_bwd(dy: Tensor, input_size: Sequence[int], packed: Sequence[int]) -> Tensor:
+    return _result(dy, (*dy.shape[:2], *input_size), _pool(packed)[1])
+
+
+KERNELS = (
+    conv_fprop,
+    conv_dgrad,
+    conv_wgrad,
+    conv_bgrad,
+    max_pool,
+    pool_select,
+    pool_select_bwd,
+    pool_indices,
+    avg_pool,
+    avg_pool_bwd,
+)
+
+
+def register() -> None:
+    """Registers the fake kernels of the operators, which the library has defined."""
+    for kernel in KERNELS:
+        torch.library.register_fake(f"convkit::{kernel.__name__}", kernel)

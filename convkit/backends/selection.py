@@ -1,0 +1,162 @@
+"""The registry of backends and the one place where a backend is chosen."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convkit.backends.aten import Aten
+from convkit.backends.base import Backend
+from convkit.backends.native import Native
+from convkit.backends.reference import Reference
+from convkit.problem import ConvSpec, PoolSpec
+
+Spec = ConvSpec | PoolSpec
+
+VARIABLE = "CONVKIT_BACKEND"
+AUTOMATIC = ("native", "reference")  # in this order; a backend outside of it runs only when named
+
+_backends: dict[str, Backend] = {}
+
+
+class Request(NamedTuple):
+    """An explicit choice, and where it was made."""
+
+    name: str
+    algorithm: str | None
+    source: str
+
+
+_context: ContextVar[Request | None] = ContextVar("convkit_backend", default=None)
+# The request of the context entered or left last. A compiled graph guards on it (a ContextVar cannot be guarded
+# on), so that a graph traced under one choice is traced anew under another.
+_latest: Request | None = None
+
+
+def register(implementation: Backend) -> None:
+    """Adds a backend, or replaces the one of the same name."""
+    _backends[implementation.name] = implementation
+    _choose.cache_clear()
+
+
+def names() -> tuple[str, ...]:
+    """The names of all registered backends, usable on this machine or not."""
+    return tuple(_backends)
+
+
+def get(name: str) -> Backend:
+    """The backend of this name; ValueError for an unknown one."""
+    try:
+        return _backends[name]
+    except KeyError:
+        known = ", ".join(map(repr, _backends))
+        raise ValueError(f"unknown backend {name!r}: must be one of {known}") from None
+
+
+class backend(ContextDecorator):  # noqa: N801  (used as a function)
+    """Chooses the backend, and maybe the algorithm, for the calls inside a ``with`` block or a decorated function.
+
+    ``with convkit.backend("reference"): ...`` runs the block's operations there or raises RuntimeError with the
+    reason. ``backend(None)`` returns to the automatic choice. ``algorithm`` names one algorithm of the backend.
+    The choice is local to the thread or asyncio task. A backward pass uses its forward pass's backend.
+    """
+
+    def __init__(self, name: str | None, *, algorithm: str | None = None) -> None:
+        if name is None and algorithm is not None:
+            raise ValueError(f"algorithm={algorithm!r} needs the name of its backend")
+        if name is not None:
+            implementation = get(name)
+            if algorithm is not None and algorithm not in implementation.algorithms():
+                known = ", ".join(implementation.algorithms()) or "none"
+                raise ValueError(f"backend {name!r} has no algorithm {algorithm!r}: it has {known}")
+        self._request = Request(name or "", algorithm, f"with convkit.backend({name!r})")
+        self._tokens: list[Token[Request | None]] = []
+
+    def __enter__(self) -> backend:
+        global _latest
+        self._tokens.append(_context.set(self._request))
+        _latest = self._request
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        global _latest
+        _context.reset(self._tokens.pop())
+        _latest = _context.get()
+
+    def _recreate_cm(self) -> backend:
+        # A decorated function may run in several threads at once: each call gets its own tokens.
+        fresh = object.__new__(type(self))
+        fresh._request, fresh._tokens = self._request, []
+        return fresh
+
+
+def request(name: str | None = None) -> Request | None:
+    """The explicit choice in force: argument, else context, else environment; None where there is none."""
+    if name is not None:
+        return Request(name, None, f"backend={name!r}")
+    chosen = _context.get()
+    if chosen is not None:
+        return chosen if chosen.name else None
+    variable = os.environ.get(VARIABLE)
+    return Request(variable, None, f"{VARIABLE}={variable}") if variable else None
+
+
+# Dynamo evaluates a function so marked once, while tracing: it can read neither a ContextVar nor the environment.
+def _traced_request(name: str | None) -> Request | None:
+    return request(name)
+
+
+_traced_request._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def refusal(implementation: Backend, op: str, dtype: torch.dtype, device: torch.device, spec: Spec | None) -> str | None:
+    """None, or the reason why a backend cannot run this."""
+    return implementation.available() or implementation.supports(op, dtype, device, spec)
+
+
+def _find(
+    op: str, dtype: torch.dtype, device: torch.device, spec: Any, chosen: Request | None
+) -> tuple[Backend, Any]:
+    if chosen is not None:
+        implementation = get(chosen.name)
+        if chosen.algorithm is not None and isinstance(spec, ConvSpec):
+            spec = spec._replace(algorithm=implementation.algorithms().index(chosen.algorithm) + 1)
+        reason = refusal(implementation, op, dtype, device, spec)
+        if reason is not None:
+            raise RuntimeError(f"backend {chosen.name!r}, chosen by {chosen.source}, cannot run {op}: {reason}")
+        return implementation, spec
+    reasons = []
+    for name in AUTOMATIC:
+        reason = refusal(_backends[name], op, dtype, device, spec)
+        if reason is None:
+            return _backends[name], spec
+        reasons.append(f"{name}: {reason}")
+    raise RuntimeError(f"no backend can run {op} for {dtype} on {device} ({'; '.join(reasons)})")
+
+
+_choose = lru_cache(maxsize=4096)(_find)
+
+
+def select(op: str, x: Tensor, spec: Any, name: str | None = None) -> tuple[Backend, Any]:
+    """The backend for raw operation ``op`` on tensors like ``x``, and ``spec`` with the requested algorithm."""
+    if torch.compiler.is_compiling():
+        chosen = _traced_request(name) if _latest is None or _latest.name is not None else None
+        return _find(op, x.dtype, x.device, spec, chosen)
+    return _choose(op, x.dtype, x.device, spec, request(name))
+
+
+def resolve(
+    op: str, dtype: torch.dtype, device: torch.device, spec: Spec | None = None, backend: str | None = None
+) -> Backend:
+    """The backend that runs raw operation ``op``; RuntimeError with the reason where an explicit choice cannot."""
+    return _choose(op, dtype, device, spec, request(backend))[0]
+
+
+for _implementation in (Native(), Reference(), Aten()):
+    register(_implementation)
