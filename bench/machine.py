@@ -1,0 +1,30 @@
+"""The machine and the software that numbers were measured on: no path, no host name."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+import convkit
+
+
+def describe() -> dict[str, str | int]:
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "torch": torch.__version__,
+        "convkit": convkit.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,199 @@
+"""From measurements to a table, a plot and the page docs/performance.md.
+
+    python -m bench.report results.json                        # the table
+    python -m bench.report results.json --plot speed.png
+    python -m bench.report results.json --markdown docs/performance.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import draw
+from bench.floors import floor
+from bench.problems import Problem
+from convkit.terminal import table
+
+Row = dict[str, Any]
+HEADERS = ("row", "problem", "pass", "layout", "convkit ms", "p20-p80", "torch ms", "x best", "x nchw", "floor", "")
+LEGEND = """\
+x best   how many times as fast as the best of PyTorch (eager; compiled where measured) in the same layout
+x nchw   how many times as fast as PyTorch eager in its default layout
+floor    the least ratio promised to eager in the same layout; * marks rows that are slower than PyTorch's best"""
+
+
+def row(
+    problem: Problem,
+    pass_: str,
+    layout: str,
+    times: Mapping[str, Mapping[str, float]],
+    of_bound: Mapping[str, float],
+    eager_nchw: float,
+) -> Row:
+    """One measured row: a problem, a pass and a layout, with the times of all candidates."""
+    ours = times["convkit"]["median"]
+    baselines = {name: times[name]["median"] for name in ("eager", "compile") if name in times}
+    least = floor(problem, pass_, layout)
+    right = all(not (value > 1 or math.isnan(value)) for name, value in of_bound.items() if name not in baselines)
+    return {
+        "id": problem.id,
+        "family": problem.family,
+        "source": problem.source,
+        "problem": str(problem),
+        "pass": pass_,
+        "layout": layout,
+        "times": {name: dict(t) for name, t in times.items()},
+        "error_of_bound": dict(of_bound),
+        "vs_best": min(baselines.values()) / ours,
+        "vs_eager": baselines["eager"] / ours,
+        "vs_nchw": eager_nchw / ours,
+        "floor": least,
+        "verdict": _verdict(right, least, baselines["eager"] / ours),
+    }
+
+
+def _verdict(right: bool, least: float | None, ratio: float) -> str:
+    if not right:
+        return "WRONG"
+    return "" if least is None else "PASS" if ratio >= least else "FAIL"
+
+
+def passes(results: Mapping[str, Any]) -> bool:
+    """Whether every result is right and every floor holds."""
+    return all(r["verdict"] in ("", "PASS") for r in results["rows"])
+
+
+def text(results: Mapping[str, Any]) -> str:
+    """The table, family by family, with geometric means and worst rows."""
+    lines: list[list[str]] = []
+    for family, rows in _families(results["rows"]).items():
+        lines.append([f"-- {family}"])
+        for r in rows:
+            lines.append(_cells(r))
+            lines += [_algorithm_cells(r, name) for name in r["times"] if name not in ("convkit", "eager")]
+    about = ", ".join(f"{name} {value}" for name, value in results["about"].items())
+    parts = [table(HEADERS, lines, left=(0, 1, 2, 3)), LEGEND, _summary(results["rows"]), about]
+    failed = [r for r in results["rows"] if r["verdict"] in ("FAIL", "WRONG")]
+    promised = sum(r["floor"] is not None for r in results["rows"])
+    parts.append(f"{promised - sum(r['verdict'] == 'FAIL' for r in failed)} of {promised} floors hold.")
+    return "\n\n".join(parts)
+
+
+def _cells(r: Row) -> list[str]:
+    ours, eager = r["times"]["convkit"], r["times"]["eager"]
+    return [
+        r["id"],
+        r["problem"],
+        r["pass"],
+        r["layout"],
+        _ms(ours["median"]),
+        f"{_ms(ours['p20'])}-{_ms(ours['p80'])}",
+        _ms(eager["median"]),
+        f"{'*' if r['vs_best'] < 1 else ''}{r['vs_best']:.2f}",
+        f"{r['vs_nchw']:.2f}",
+        "" if r["floor"] is None else f"{r['floor']:.1f}",
+        r["verdict"],
+    ]
+
+
+def _algorithm_cells(r: Row, name: str) -> list[str]:
+    t = r["times"][name]
+    ratio = r["times"]["eager"]["median"] / t["median"]
+    wrong = "WRONG" if not r["error_of_bound"][name] <= 1 else ""
+    spread = f"{_ms(t['p20'])}-{_ms(t['p80'])}"
+    return ["", f"  {name}", "", "", _ms(t["median"]), spread, "", f"{ratio:.2f}", "", "", wrong]
+
+
+SUMMARY_HEADERS = ("family", "pass", "layout", "rows", "x best", "x nchw", "worst row", "slower than PyTorch's best")
+
+
+def _summary(rows: list[Row]) -> str:
+    return "Geometric means\n" + table(SUMMARY_HEADERS, _summary_rows(rows), left=(0, 1, 2, 7))
+
+
+def _summary_rows(rows: list[Row]) -> list[list[str]]:
+    lines = []
+    for family, members in _families(rows).items():
+        for key in dict.fromkeys((r["pass"], r["layout"]) for r in members):
+            group = [r for r in members if (r["pass"], r["layout"]) == key]
+            worst = min(group, key=lambda r: r["vs_best"])
+            lines.append(
+                [
+                    family,
+                    *key,
+                    str(len(group)),
+                    f"{geometric_mean(r['vs_best'] for r in group):.2f}",
+                    f"{geometric_mean(r['vs_nchw'] for r in group):.2f}",
+                    f"{worst['vs_best']:.2f} ({worst['id']})",
+                    " ".join(r["id"] for r in group if r["vs_best"] < 1) or "none",
+                ]
+            )
+    return lines
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The page docs/performance.md."""
+    about = results["about"]
+    lines = [
+        "# Performance",
+        "",
+        "Generated by `python -m bench.report` from `bench/results/`; do not edit.",
+        "",
+        f"Measured on {about['processor']} ({about['cores']} cores), {about['threads']} threads, {about['dtype']}, "
+        f"torch {about['torch']}, convkit {about['convkit']}, instruction set {about['instruction_set']}.",
+        "convkit and PyTorch ran in turn in one process, on inputs that rotate through copies; times are medians. Sizes",
+        "are the suite's (`bench/suite.json`), scaled to a CPU as `bench/problems.py` says. No GPU was involved.",
+        "",
+        "x best: how many times as fast as PyTorch's best in the same layout; x nchw: than PyTorch in its default",
+        "layout. Below 1, convkit is slower.",
+        "",
+    ]
+    for title, headers, rows in (
+        ("Families", SUMMARY_HEADERS, _summary_rows(results["rows"])),
+        ("Rows", HEADERS, [_cells(r) for r in results["rows"]]),
+    ):
+        lines += [f"## {title}", "", "| " + " | ".join(headers) + " |", "|" + "---|" * len(headers)]
+        lines += ["| " + " | ".join(cells).replace("*", "") + " |" for cells in rows] + [""]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Draws up measured results.")
+    parser.add_argument("results", type=Path, help="JSON file that bench.run wrote")
+    parser.add_argument("--markdown", type=Path, help="page to write")
+    parser.add_argument("--plot", type=Path, help="PNG file to write")
+    options = parser.parse_args(arguments)
+    results = json.loads(options.results.read_text())
+    print(text(results))
+    if options.markdown:
+        options.markdown.write_text(markdown(results))
+    if options.plot:
+        draw.plot(results, options.plot)
+    return 0
+
+
+def _families(rows: list[Row]) -> dict[str, list[Row]]:
+    families: dict[str, list[Row]] = {}
+    for r in rows:
+        families.setdefault(r["family"], []).append(r)
+    return families
+
+
+def _ms(seconds: float) -> str:
+    milliseconds = seconds * 1e3
+    return f"{milliseconds:.3f}" if milliseconds < 1 else f"{milliseconds:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""``python -m bench.run [groups]``: verifies convkit against the float64 oracle, then times it beside PyTorch.
+
+    python -m bench.run                        # forward passes of the whole suite, float32, two threads
+    python -m bench.run depthwise --backward   # one family, and its gradients
+    python -m bench.run D06 --algorithms       # one row, and every algorithm that runs it
+    python -m bench.run pools --json out.json --plot out.png
+
+Groups: conv, pool, an operation (max_pool), a family (dense, dilated, grouped, depthwise, transposed, 3d, 1d,
+batch1) or a row's id. Exit status 1 if a result is wrong or a speed falls below its floor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import draw, machine, providers, report
+from bench.problems import Problem, select
+from convkit.measure.accuracy import compare
+from convkit.measure.timing import interleaved
+from convkit.terminal import Progress
+
+ROTATED_BYTES, MOST_COPIES = 64e6, 8  # inputs rotate through copies, so that no one finds them in its cache
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype)
+    problems = list(select(options.groups, options.scale))
+    if not problems:
+        print(f"bench: no row belongs to {options.groups}", file=sys.stderr)
+        return 2
+    rows: list[dict[str, Any]] = []
+    progress = Progress(len(problems))
+    with torch.no_grad():
+        for problem in problems:
+            rows += measure(problem, dtype, options)
+            progress.step(f"{problem.id} {problem.family}")
+    progress.close()
+    about = machine.describe() | {"threads": options.threads, "dtype": options.dtype, "scale": options.scale}
+    results = {"about": about, "rows": rows}
+    print(report.text(results))
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
+    if options.plot:
+        draw.plot(results, Path(options.plot))
+    return 0 if report.passes(results) else 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.split("\n\n")[0])
+    parser.add_argument("groups", nargs="*", help="families, operations or row ids; nothing: the whole suite")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the default size budget of a row")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.4, help="time per candidate and row")
+    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--backward", action="store_true", help="gradients too")
+    parser.add_argument("--algorithms", action="store_true", help="also every algorithm of the native backend by name")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile of PyTorch's forward")
+    parser.add_argument("--json", help="file to write the measurements to")
+    parser.add_argument("--plot", help="PNG file to write")
+    return parser.parse_args(arguments)
+
+
+def measure(problem: Problem, dtype: torch.dtype, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per pass and layout of a problem; both layouts of a pass are timed in one interleaved run."""
+    copies = int(min(MOST_COPIES, max(2, ROTATED_BYTES // problem.bytes)))
+    rows = []
+    for pass_ in providers.passes(problem, options.backward):
+        candidates: dict[tuple[str, str], Callable[[int], object]] = {}
+        checked = {}
+        for layout in providers.layouts(problem):
+            inputs = [
+                providers.make_inputs(problem, layout, dtype, pass_ != "forward", seed) for seed in range(copies)
+            ]
+            calls = calls_of(problem, pass_, layout, inputs, options)
+            checked[layout] = {name: verify(problem, pass_, inputs[0], calls[name][0]) for name in calls}
+            for name, made in calls.items():
+                candidates[layout, name] = rotate(made)
+        times = interleaved(candidates, options.seconds)
+        for layout in providers.layouts(problem):
+            found = {name: t._asdict() for (where, name), t in times.items() if where == layout}
+            nchw = times["nchw", "eager"].median
+            rows.append(
+                report.row(problem, pass_, layout, found, checked[layout], eager_nchw=nchw)
+                | {"copies": copies, "algorithm": providers.chosen_algorithm(problem, pass_, layout, dtype)}
+            )
+    return rows
+
+
+def calls_of(
+    problem: Problem, pass_: str, layout: str, inputs: list[providers.Inputs], options: argparse.Namespace
+) -> dict[str, list[providers.Call]]:
+    """The candidates for one pass in one layout: for each, one call per copy of the inputs."""
+    calls = {
+        "convkit": [providers.convkit_call(problem, pass_, i, layout) for i in inputs],
+        "eager": [providers.eager_call(problem, pass_, i) for i in inputs],
+    }
+    if options.compile and pass_ == "forward":
+        calls["compile"] = [providers.compiled_call(problem, i) for i in inputs]
+    if options.algorithms and not problem.pools:
+        for name in providers.supported_algorithms(problem, pass_, layout, inputs[0]):
+            calls[name] = [providers.convkit_call(problem, pass_, i, layout, name) for i in inputs]
+    return calls
+
+
+def verify(problem: Problem, pass_: str, inputs: providers.Inputs, call: providers.Call) -> float:
+    """The result's largest error as a part of its bound; above 1 means wrong.
+
+    Where batch elements do not meet in a sum, two of them are compared; the oracle is slow.
+    """
+    result = call()
+    if isinstance(result, tuple):
+        result = next(r for r in result if r is not None)
+    op, arguments = providers.raw(problem, pass_, inputs)
+    if op != "conv_wgrad":
+        few = slice(0, 2)
+        per_image = ("x", "dy", "offsets")
+        arguments = {k: v[few] if k in per_image else v for k, v in arguments.items()}
+        result = result[few]
+    return compare(op, arguments | {"channels_last": False}, result.view(-1, *result.shape[1:])).of_bound
+
+
+def rotate(calls: list[providers.Call]) -> Callable[[int], object]:
+    return lambda i: calls[i % len(calls)]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
