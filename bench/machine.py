@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-import convkit
+from convkit.build_info import build_info
+from convkit.version import __version__
 
 
 def describe() -> dict[str, str | int]:
@@ -16,7 +17,8 @@ def describe() -> dict[str, str | int]:
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
         "torch": torch.__version__,
-        "convkit": convkit.__version__,
+        "convkit": __version__,
+        "instruction_set": build_info()["instruction_set"],
         "python": platform.python_version(),
     }
 

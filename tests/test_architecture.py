@@ -21,7 +21,7 @@ PYTHON_LAYERS = (
     {"functional"},
     {"nn"},
     {"conversion"},
-    {"info", "check", "demo", "__main__"},
+    {"check", "demo", "info", "measure", "terminal", "__main__"},
 )
 MOST_LINES = 500
 
