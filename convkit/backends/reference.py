@@ -16,7 +16,15 @@ from torch import Tensor
 
 from convkit.backends.base import Backend
 from convkit.backends.layout import OFFSET_DTYPES, result_strides
-from convkit.problem import ACTIVATIONS, PADDING_MODES, ConvSpec, PoolSpec, conv_output_size, offset_bytes, pool_output_size
+from convkit.problem import (
+    ACTIVATIONS,
+    PADDING_MODES,
+    ConvSpec,
+    PoolSpec,
+    conv_output_size,
+    offset_bytes,
+    pool_output_size,
+)
 
 Sizes = tuple[int, ...]
 

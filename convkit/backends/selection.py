@@ -59,7 +59,7 @@ def get(name: str) -> Backend:
         raise ValueError(f"unknown backend {name!r}: must be one of {known}") from None
 
 
-class backend(ContextDecorator):  # noqa: N801  (used as a function)
+class backend(ContextDecorator):
     """Chooses the backend, and maybe the algorithm, for the calls inside a ``with`` block or a decorated function.
 
     ``with convkit.backend("reference"): ...`` runs the block's operations there or raises RuntimeError with the

@@ -1,8 +1,8 @@
-"""What a convolution or a pooling computes, apart from its data: specs and the one place of shape formulas.
+"""Specs: what a convolution or a pooling computes, as immutable, hashable tuples of plain integers.
 
-A spec is an immutable, hashable tuple of plain integers. It travels unchanged from the functional
-layer through autograd to a backend; :func:`pack_conv` and :func:`pack_pool` flatten it to the integer
-list that the compiled operators take. The C++ twin of the layout is ``csrc/torch/binding.h``.
+A spec travels unchanged from the functional layer through autograd to a backend; :func:`pack_conv` and
+:func:`pack_pool` flatten it to the integer list that the compiled operators take. The C++ twin of that
+layout is ``csrc/torch/binding.h``.
 """
 
 from __future__ import annotations
@@ -73,45 +73,6 @@ def pack_pool(spec: PoolSpec, channels_last: bool) -> list[int]:
         spec.divisor_override,
         int(channels_last),
     ]
-
-
-def conv_output_size(size: tuple[int, ...], kernel_size: tuple[int, ...], spec: ConvSpec) -> tuple[int, ...]:
-    """floor((L + before + after - d(k-1) - 1) / s) + 1 in each dimension."""
-    return tuple(
-        (length + before + after - d * (k - 1) - 1) // s + 1
-        for length, k, s, before, after, d in zip(
-            size, kernel_size, spec.stride, spec.pad_before, spec.pad_after, spec.dilation
-        )
-    )
-
-
-def conv_transpose_output_size(
-    size: tuple[int, ...], kernel_size: tuple[int, ...], spec: ConvSpec, output_padding: tuple[int, ...]
-) -> tuple[int, ...]:
-    """(L - 1)s - before - after + d(k-1) + output_padding + 1 in each dimension."""
-    return tuple(
-        (length - 1) * s - before - after + d * (k - 1) + extra + 1
-        for length, k, s, before, after, d, extra in zip(
-            size, kernel_size, spec.stride, spec.pad_before, spec.pad_after, spec.dilation, output_padding
-        )
-    )
-
-
-def pool_output_size(size: tuple[int, ...], spec: PoolSpec) -> tuple[int, ...]:
-    """floor or ceil of (L + before + after - d(k-1) - 1) / s, plus 1.
-
-    In ceil mode the last window is dropped if it starts at or beyond ``L + before``.
-    """
-    out = []
-    for length, k, s, before, after, d in zip(
-        size, spec.kernel_size, spec.stride, spec.pad_before, spec.pad_after, spec.dilation
-    ):
-        span = length + before + after - d * (k - 1) - 1
-        count = (span + (s - 1 if spec.ceil_mode else 0)) // s + 1
-        if spec.ceil_mode and (count - 1) * s >= length + before:
-            count -= 1
-        out.append(count)
-    return tuple(out)
 
 
 def offset_bytes(kernel_size: tuple[int, ...]) -> int:

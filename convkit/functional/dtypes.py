@@ -1,0 +1,131 @@
+"""What the tensors of a call must be: types, dtypes and devices, with PyTorch's messages; autocast's dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convkit.problem.arguments import dtype_name, wrong_type
+from convkit.problem.specs import ConvSpec
+
+FLOATING = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+INTEGERS = frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
+SMALL_INTEGERS = INTEGERS - {torch.int64}
+
+_CPP_NAMES = {  # as PyTorch prints C++ types: "Input type (float) and bias type (double) should be the same"
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "c10::Half",
+    torch.bfloat16: "c10::BFloat16",
+    torch.int64: "long int",
+    torch.int32: "int",
+    torch.int16: "short int",
+    torch.int8: "signed char",
+    torch.uint8: "unsigned char",
+    torch.bool: "bool",
+    torch.complex64: "c10::complex<float>",
+    torch.complex128: "c10::complex<double>",
+    torch.complex32: "c10::complex<c10::Half>",
+}
+
+
+def autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """The dtype that autocast gives convolutions on the input's device, None where it is off."""
+    device = input.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def check_tensors(op: str, input: Any, weight: Any, bias: Any) -> None:
+    """TypeError unless the operands are tensors."""
+    if isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
+        return
+    for name, value in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (name == "bias" and value is None):
+            raise wrong_type(op, name, value, "Tensor", "a Tensor or None" if name == "bias" else "a Tensor")
+
+
+def bias_mismatch(input: Tensor, bias: Tensor) -> str:
+    """PyTorch's message for a bias of another dtype than the input's."""
+    names = (_CPP_NAMES.get(t.dtype, str(t.dtype)) for t in (input, bias))
+    return "Input type ({}) and bias type ({}) should be the same".format(*names)
+
+
+def check_operands(op: str, input: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> None:
+    """RuntimeError unless weight and bias have the input's dtype and device; NotImplementedError for its dtype."""
+    dtype = input.dtype
+    if weight.dtype is dtype and weight.device == input.device and (bias is None or bias.device == input.device):
+        if dtype in FLOATING:
+            return
+    elif weight.dtype is dtype:
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None and tensor.device != input.device:
+                raise RuntimeError(
+                    f"Input type ({_type_name(input)}) and {name} type ({_type_name(tensor)}) should be the same: "
+                    f"expected all tensors to be on the same device, but input is on {input.device} and "
+                    f"{name} is on {tensor.device}"
+                )
+    transposed = "transpose" in op
+    dilated = any(d != 1 for d in spec.dilation)
+    empty = input.numel() == 0 and dtype in INTEGERS
+    if transposed and not empty and dtype not in FLOATING and dtype not in COMPLEX and dtype is not torch.int64:
+        raise _not_implemented(f"slow_conv_transpose{3 if op.endswith('3d') else 2}d_out_cpu", dtype)
+    if weight.dtype is not dtype:
+        types = f"Input type ({_type_name(input)}) and weight type ({_type_name(weight)}) should be the same"
+        if dtype in COMPLEX:
+            raise RuntimeError(types)
+        if dtype in (torch.float16, torch.bfloat16) or _vendor_path(input, spec):
+            raise RuntimeError(f"{types} or input should be a MKLDNN tensor and weight is a dense tensor")
+        raise RuntimeError(
+            f"expected scalar type {dtype_name(dtype)} but found {dtype_name(weight.dtype)}: "
+            "weight must have the input's dtype"
+        )
+    if dtype in COMPLEX or dtype in FLOATING or empty:
+        return
+    if dtype not in INTEGERS or (dilated and dtype in SMALL_INTEGERS):
+        where = "slow_conv_dilated<>" if dilated else "compute_columns3d" if op == "conv3d" else "slow_conv2d_cpu"
+        raise _not_implemented(where, dtype)
+
+
+def _vendor_path(input: Tensor, spec: ConvSpec) -> bool:
+    """Whether PyTorch would call oneDNN, which words a dtype mismatch in its own way."""
+    return input.dtype is torch.float32 and (spec.groups > 1 or (input.dim() > len(spec.stride) + 1 and len(input) > 1))
+
+
+def _type_name(tensor: Tensor) -> str:
+    """``torch.FloatTensor``, or ``CPUBFloat16Type`` where there is no such legacy class."""
+    name = dtype_name(tensor.dtype)
+    where = {"cpu": "", "cuda": "cuda."}.get(tensor.device.type)
+    if where is None:
+        return f"torch.{tensor.device.type}.{name}Tensor"
+    if name in ("Float", "Double", "Half", "Byte", "Char", "Short", "Int", "Long"):
+        return f"torch.{where}{name}Tensor"
+    return f"{tensor.device.type.upper()}{name}Type"
+
+
+def _not_implemented(where: str, dtype: torch.dtype) -> NotImplementedError:
+    return NotImplementedError(f"\"{where}\" not implemented for '{dtype_name(dtype)}'")
+
+
+def check_pool_input(op: str, input: Any) -> None:
+    """TypeError unless the input is a tensor."""
+    if not isinstance(input, Tensor):
+        raise wrong_type(op, "input", input, "Tensor", "a Tensor")
+
+
+def check_pool_dtype(kind: str, ndim: int, input: Tensor, return_indices: bool) -> None:
+    """NotImplementedError for a dtype that PyTorch's CPU kernels do not take."""
+    dtype = input.dtype
+    if dtype in FLOATING:
+        return
+    if kind == "max":
+        if ndim == 1 and not return_indices:
+            raise _not_implemented("max_pool1d_impl", dtype)
+        if dtype not in INTEGERS:
+            raise _not_implemented("max_pool3d" if ndim == 3 else "max_pool2d", dtype)
+    elif dtype is not torch.int64:
+        raise _not_implemented("avg_pool3d_out_frame" if ndim == 3 else "avg_pool2d", dtype)

@@ -1,0 +1,51 @@
+"""The plans of recent calls: in eager mode an equal call finds its checked plan by one dictionary look-up.
+
+A key holds shapes and arguments as plain ints, tuples of ints, strings and flags. Python counts 1, 1.0
+and True as equal, so anything else (PyTorch refuses floats) goes to the checks each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+
+Plan = TypeVar("Plan")
+
+CAPACITY = 4096
+
+
+class PlanCache:
+    """A bounded dictionary of plans; it is emptied when it is full."""
+
+    def __init__(self) -> None:
+        self._plans: dict[Hashable, Any] = {}
+
+    def get(self, make: Callable[..., Plan], *arguments: Any) -> Plan:
+        """``make(*arguments)``, or what an equal call made."""
+        if torch.compiler.is_compiling() or not _plain(arguments):
+            return make(*arguments)
+        key = (make, arguments)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = make(*arguments)
+            if len(self._plans) >= CAPACITY:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
+
+
+def _plain(arguments: tuple[Any, ...]) -> bool:
+    for value in arguments:
+        kind = type(value)
+        if kind is tuple or kind is torch.Size:
+            for v in value:
+                if type(v) is not int:
+                    return False
+        elif kind is not int and kind is not str and kind is not bool and value is not None:
+            return False
+    return True
+
+
+plans = PlanCache()
