@@ -68,7 +68,7 @@ sanitize: $(call env,test)
 	$(PY) tools/sanitize.py $(ARGS)
 
 abi: $(call env,build) build
-	$(PY) tools/abi_smoke.py $(ARGS)
+	$(PY) tools/abi_smoke.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info convkit/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,102 @@
+"""A quick look at an installed convkit: every compiled operator, forward and backward, against torch's own.
+
+Needs convkit and torch only, any version from 2.10 on; it checks one build, the test suite checks the kernels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convkit.backends.base import RAW_OPS
+from convkit.backends.native import Native
+from convkit.build_info import build_info
+from convkit.problem import ConvSpec, PoolSpec
+
+native = Native()
+used: set[str] = set()
+
+
+def raw(name: str, *arguments: object) -> Tensor:
+    used.add(name)
+    result: Tensor = getattr(native, name)(*arguments)
+    return result
+
+
+def close(what: str, got: Tensor, expected: Tensor, terms: int) -> None:
+    """``expected`` is exact to float64; rounding grows at most with the number of terms, all between 0 and 1."""
+    tolerance = 4 * terms * torch.finfo(got.dtype).eps if got.dtype.is_floating_point else 0.0
+    torch.testing.assert_close(
+        got.to(expected.dtype), expected, atol=tolerance, rtol=tolerance, msg=lambda text: f"{what}: {text}"
+    )
+
+
+def draw(dtype: torch.dtype, *size: int) -> tuple[Tensor, Tensor]:
+    """A tensor and its float64 copy, which records gradients."""
+    x = torch.rand(size, dtype=dtype)
+    return x, x.double().requires_grad_()
+
+
+def check_convolution(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
+    conv = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    size, kernel, ones = (9, 8, 7)[:dims], (3, 2, 3)[:dims], (1,) * dims
+    spec = ConvSpec(stride=(2, 1, 1)[:dims], pad_before=ones, pad_after=ones, dilation=ones, groups=2)
+    (x, x64), (w, w64), (bias, bias64) = draw(dtype, 2, 4, *size), draw(dtype, 6, 2, *kernel), draw(dtype, 6)
+    y = conv(x64, w64, bias64, spec.stride, spec.pad_before, spec.dilation, spec.groups)
+    dy, dy64 = draw(dtype, *y.shape)
+    dx, dw, db = torch.autograd.grad(y, (x64, w64, bias64), dy64)
+    terms = max(w[0].numel() + 1, dy[:, 0].numel(), w[:, 0].numel())
+    what = f"{dims}d {dtype} channels_last={channels_last}"
+    close(f"conv_fprop {what}", raw("conv_fprop", x, w, bias, None, None, spec, channels_last), y, terms)
+    close(f"conv_dgrad {what}", raw("conv_dgrad", dy, w, None, None, None, size, spec, channels_last), dx, terms)
+    close(f"conv_wgrad {what}", raw("conv_wgrad", dy, x, kernel, spec, channels_last), dw, terms)
+    close(f"conv_bgrad {what}", raw("conv_bgrad", dy), db, terms)
+
+
+def check_pooling(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
+    max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    avg_pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
+    size, ones, window = (9, 8, 7)[:dims], (1,) * dims, 3**dims
+    spec = PoolSpec((3,) * dims, (2,) * dims, ones, ones, ones)
+    x, x64 = draw(dtype, 2, 4, *size)
+    y, indices = max_pool(x64, 3, 2, 1, return_indices=True)
+    dy, dy64 = draw(dtype, *y.shape)
+    (dx,) = torch.autograd.grad(y, x64, dy64)
+    mean = avg_pool(x64, 3, 2, 1)
+    (dx_mean,) = torch.autograd.grad(mean, x64, dy64)
+    what = f"{dims}d {dtype} channels_last={channels_last}"
+    used.add("max_pool")
+    got, offsets = native.max_pool(x, spec, True, channels_last)
+    close(f"max_pool {what}", got, y, 0)
+    close(f"pool_indices {what}", raw("pool_indices", offsets, size, spec, channels_last), indices, 0)
+    close(f"pool_select {what}", raw("pool_select", x, offsets, spec, channels_last), y, 0)
+    close(f"pool_select_bwd {what}", raw("pool_select_bwd", dy, offsets, size, spec, channels_last), dx, window)
+    close(f"avg_pool {what}", raw("avg_pool", x, spec, channels_last), mean, window)
+    close(f"avg_pool_bwd {what}", raw("avg_pool_bwd", dy, size, spec, channels_last), dx_mean, window)
+
+
+def main() -> None:
+    reason = native.available()
+    if reason is not None:
+        sys.exit(f"the compiled library is not usable: {reason}")
+    torch.manual_seed(0)
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    cases = list(itertools.product((1, 2, 3), dtypes, (False, True)))
+    for case in cases:
+        check_convolution(*case)
+        check_pooling(*case)
+    missing = set(RAW_OPS) - used
+    assert not missing, f"no check of {sorted(missing)}"
+    info = build_info()
+    print(
+        f"convkit {info['version']} in torch {torch.__version__}, Python {sys.version.split()[0]}: "
+        f"{len(used)} raw operations agree with torch in {len(cases)} settings ({info['instruction_set']})"
+    )
+
+
+if __name__ == "__main__":
+    main()
