@@ -64,8 +64,17 @@ format: $(call env,lint)
 types: $(call env,lint) $(call env,build)
 	$(PY) -m mypy
 
+# g++'s runtimes come first into the process, which Python started without them. Leaks are not looked for:
+# the interpreter and torch keep memory until the process ends.
+SANITIZED = $(CURDIR)/build/sanitize
+SANITIZED_RUN = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 PYTHONPATH=$(CURDIR) \
+  CONVKIT_LIBRARY=$(SANITIZED)/convkit_ops.so CONVKIT_BUILD_DIR=$(SANITIZED)
+SANITIZED_TESTS = tests/test_core.py
 sanitize: $(call env,test)
-	$(PY) tools/sanitize.py $(ARGS)
+	CXX=g++ $(PY) tools/native_build.py --build-dir $(SANITIZED) --sanitize address,undefined --testing
+	for isa in portable avx2 avx512; do CONVKIT_CPU_ISA=$$isa $(SANITIZED_RUN) $(PY) tools/smoke.py || exit 1; done
+	$(SANITIZED_RUN) $(PY) -m pytest -q $(SANITIZED_TESTS) $(ARGS)
 
 abi: $(call env,build) build
 	$(PY) tools/abi_smoke.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)

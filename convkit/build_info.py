@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: F401 - the library needs libtorch_cpu in the process
 
-LIBRARY = Path(__file__).resolve().parent / "convkit_ops.so"
+# CONVKIT_LIBRARY names another build of it, such as the one with sanitizers.
+LIBRARY = Path(os.environ.get("CONVKIT_LIBRARY") or Path(__file__).resolve().parent / "convkit_ops.so")
 
 
 @functools.cache

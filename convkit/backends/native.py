@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from convkit.backends import fake
 from convkit.backends.base import Backend
+from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
-
-LIBRARY = Path(__file__).resolve().parent.parent / "convkit_ops.so"
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
