@@ -1,0 +1,277 @@
+"""What a raw operation must return: calls made from the catalogue, the float64 oracle, and the comparison.
+
+A :class:`Call` names a raw operation and its arguments. :func:`expect` computes the result from the ``reference``
+backend in float64 (integers in int64) together with the bound of ``tolerances``, and :func:`mismatch` and
+:func:`error` compare a result with it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Iterator, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convkit.backends.base import Backend
+from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec
+from convkit.testing.catalogue import ConvCase, PoolCase, TransposedCase
+from convkit.testing.layouts import LAYOUTS, Layout
+from convkit.testing.tolerances import ACCUMULATE, gamma, summation, unit_roundoff
+
+#: Raw operations whose results are chosen or counted, never rounded.
+EXACT_OPS = ("max_pool", "pool_select", "pool_indices")
+
+
+class Call(NamedTuple):
+    """One call of a raw operation; ``arguments`` by the names of ``Backend``'s methods."""
+
+    op: str
+    arguments: dict[str, Any]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the data (for pool_indices, of the offsets)."""
+        return next(a for a in self.arguments.values() if isinstance(a, Tensor)).dtype
+
+    @property
+    def spec(self) -> Any:
+        return self.arguments.get("spec")
+
+    def run(self, backend: Backend) -> tuple[Tensor, ...]:
+        result = getattr(backend, self.op)(**self.arguments)
+        return result if isinstance(result, tuple) else (result,)
+
+    def replace(self, **changes: Any) -> Call:
+        return Call(self.op, {**self.arguments, **changes})
+
+
+class Expectation(NamedTuple):
+    """The exact result, and how far a result in ``dtype`` may lie from it; None: not at all."""
+
+    value: Tensor
+    tolerance: Tensor | None
+    dtype: torch.dtype
+
+
+# --- data ----------------------------------------------------------------------------------------------------
+
+
+def data(shape: tuple[int, ...], dtype: torch.dtype, seed: str, exact: bool = False) -> Tensor:
+    """Reproducible values of order 1. ``exact``: small integers, whose sums of products no format rounds.
+
+    Integers lie in [-3, 3] (unsigned: [0, 6]), so that windows hold ties.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
+    if dtype.is_complex:
+        real = torch.float64
+        parts = [data(shape, real, f"{seed} {part}", exact) for part in ("real", "imaginary")]
+        return torch.complex(*parts).to(dtype)
+    if exact or not dtype.is_floating_point:
+        values = torch.randint(-3, 4, shape, generator=generator)
+        return (values + 3 if dtype == torch.uint8 else values).to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def conv_calls(case: ConvCase, dtype: torch.dtype, layout: str = "contiguous", exact: bool = False) -> list[Call]:
+    """fprop with and without bias, dgrad, wgrad and bgrad of one case."""
+    lay, last = LAYOUTS[layout], layout == "channels_last"
+    x = lay(data(case.input, dtype, case.name + " x", exact))
+    w = lay(data(case.weight, dtype, case.name + " w", exact))
+    dy = lay(data(case.output, dtype, case.name + " dy", exact))
+    bias = data(case.weight[:1], dtype, case.name + " bias", exact)
+    fprop = Call(
+        "conv_fprop", dict(x=x, w=w, bias=None, scale=None, residual=None, spec=case.spec, channels_last=last)
+    )
+    dgrad = Call(
+        "conv_dgrad",
+        dict(dy=dy, w=w, bias=None, scale=None, residual=None, input_size=case.input[2:], spec=case.spec, channels_last=last),
+    )
+    wgrad = Call("conv_wgrad", dict(dy=dy, x=x, kernel_size=case.weight[2:], spec=case.spec, channels_last=last))
+    return [fprop, fprop.replace(bias=bias), dgrad, wgrad, Call("conv_bgrad", dict(dy=dy))]
+
+
+def transposed_calls(
+    case: TransposedCase, dtype: torch.dtype, layout: str = "contiguous", exact: bool = False
+) -> list[Call]:
+    """dgrad used forwards, with a bias, and its two gradients: fprop and wgrad."""
+    lay, last = LAYOUTS[layout], layout == "channels_last"
+    x = lay(data(case.input, dtype, case.name + " x", exact))
+    w = lay(data(case.weight, dtype, case.name + " w", exact))
+    dy = lay(data(case.output, dtype, case.name + " dy", exact))
+    bias = data((case.output[1],), dtype, case.name + " bias", exact)
+    spec = case.spec
+    return [
+        Call(
+            "conv_dgrad",
+            dict(dy=x, w=w, bias=bias, scale=None, residual=None, input_size=case.output[2:], spec=spec, channels_last=last),
+        ),
+        Call("conv_fprop", dict(x=dy, w=w, bias=None, scale=None, residual=None, spec=spec, channels_last=last)),
+        Call("conv_wgrad", dict(dy=x, x=dy, kernel_size=case.weight[2:], spec=spec, channels_last=last)),
+    ]
+
+
+def pool_calls(
+    case: PoolCase, dtype: torch.dtype, reference: Backend, layout: str = "contiguous", exact: bool = False
+) -> list[Call]:
+    """max_pool with and without offsets, the three operations on its offsets, and the average pair."""
+    lay, last = LAYOUTS[layout], layout == "channels_last"
+    x = lay(data(case.input, dtype, case.name + " x", exact))
+    dy = lay(data(case.output, dtype, case.name + " dy", exact))
+    spec, size = case.spec, case.input[2:]
+    offsets = lay(reference.max_pool(x, spec, True, False)[1])
+    return [
+        Call("max_pool", dict(x=x, spec=spec, offsets=True, channels_last=last)),
+        Call("max_pool", dict(x=x, spec=spec, offsets=False, channels_last=last)),
+        Call("pool_select", dict(x=x, offsets=offsets, spec=spec, channels_last=last)),
+        Call("pool_select_bwd", dict(dy=dy, offsets=offsets, input_size=size, spec=spec, channels_last=last)),
+        Call("pool_indices", dict(offsets=offsets, input_size=size, spec=spec, channels_last=last)),
+        Call("avg_pool", dict(x=x, spec=spec, channels_last=last)),
+        Call("avg_pool_bwd", dict(dy=dy, input_size=size, spec=spec, channels_last=last)),
+    ]
+
+
+# --- the oracle ------------------------------------------------------------------------------------------------
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The widest dtype of the same kind, in which the oracle computes."""
+    return torch.complex128 if dtype.is_complex else torch.float64 if dtype.is_floating_point else torch.int64
+
+
+def _map(call: Call, f: Any) -> Call:
+    """``f`` applied to every data tensor of the call; offsets stay as they are."""
+    changed = {k: f(a) if isinstance(a, Tensor) and k != "offsets" else a for k, a in call.arguments.items()}
+    return Call(call.op, changed)
+
+
+def magnitude(call: Call) -> Call:
+    """The same operation on absolute values, whose result bounds every partial sum."""
+    absolute = _map(call, torch.abs)
+    spec = call.spec
+    if isinstance(spec, ConvSpec):
+        absolute = absolute.replace(spec=spec._replace(activation=0))
+    elif isinstance(spec, PoolSpec):
+        absolute = absolute.replace(spec=spec._replace(divisor_override=abs(spec.divisor_override)))
+    return absolute
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def terms(call: Call) -> int:
+    """The largest number of products (or summands) in one element of the result."""
+    a = call.arguments
+    if call.op == "conv_fprop":
+        return _product(a["w"].shape[1:])
+    if call.op == "conv_dgrad":
+        return _product(a["w"].shape[2:]) * (a["w"].shape[0] // a["spec"].groups)
+    if call.op in ("conv_wgrad", "conv_bgrad"):
+        return a["dy"].shape[0] * _product(a["dy"].shape[2:])
+    return _product(a["spec"].kernel_size)  # a window's elements; as many windows at most share one element
+
+
+def _epilogue_roundings(call: Call) -> int:
+    return sum(call.arguments.get(name) is not None for name in ("bias", "scale", "residual"))
+
+
+def _activated(call: Call, value: Tensor, tolerance: Tensor) -> Tensor:
+    """The bound after an activation of slope at most 1.13 that is evaluated with a handful of roundings.
+
+    Each activation of ``ACTIVATIONS`` is an elementary function (one unit in the last place) inside at most
+    four arithmetic operations; none of them exceeds |v| + 1 in magnitude.
+    """
+    if call.spec is None or not isinstance(call.spec, ConvSpec) or call.spec.activation == 0:
+        return tolerance
+    slope = max(1.13, abs(call.spec.alpha))
+    u = unit_roundoff(ACCUMULATE[call.dtype])
+    exact_kinds = (ACTIVATIONS.index("relu"), ACTIVATIONS.index("leaky_relu"))
+    own = gamma(1 if call.spec.activation in exact_kinds else 8, u)
+    return tolerance * slope + own * slope * (value.abs() + 1)
+
+
+def expect(call: Call, reference: Backend) -> tuple[Expectation, ...]:
+    """The oracle's results for one call, each with its admissible error."""
+    dtype = call.dtype
+    values = _map(call, lambda t: t.to(wide(dtype))).run(reference)
+    if call.op == "max_pool":
+        return (Expectation(values[0], None, dtype), Expectation(values[1], None, values[1].dtype))
+    if call.op == "pool_indices":
+        return (Expectation(values[0], None, torch.int64),)
+    if call.op == "pool_select" or not (dtype.is_floating_point or dtype.is_complex):
+        return (Expectation(values[0], None, dtype),)
+    (size,) = _map(magnitude(call), lambda t: t.to(torch.float64)).run(reference)
+    # An average divides, perhaps by multiplying with a rounded reciprocal: two roundings more.
+    more = 2 if call.op.startswith("avg") else _epilogue_roundings(call)
+    inner = values[0]
+    if isinstance(call.spec, ConvSpec) and call.spec.activation != 0:
+        plain = call.replace(spec=call.spec._replace(activation=0))
+        (inner,) = _map(plain, lambda t: t.to(wide(dtype))).run(reference)
+    tolerance = _activated(call, inner, summation(values[0], size, terms(call), dtype, more))
+    return (Expectation(values[0], tolerance, dtype),)
+
+
+def verify(call: Call, backend: Backend, reference: Backend) -> Iterator[tuple[Expectation, Tensor]]:
+    """Runs a call on a backend and pairs each result with what is expected of it."""
+    results = call.run(backend)
+    expectations = expect(call, reference)
+    if call.op == "max_pool" and not call.arguments["offsets"]:
+        expectations = expectations[:1]
+    yield from zip(expectations, results)
+
+
+# --- the comparison --------------------------------------------------------------------------------------------
+
+
+def error(actual: Tensor, expected: Expectation) -> float:
+    """The largest error in units of the admissible one: at most 1 for a correct result, inf for a wrong kind.
+
+    NaN must meet NaN and infinities themselves; where nothing may be rounded every deviation is infinite.
+    """
+    if actual.shape != expected.value.shape or actual.dtype != expected.dtype:
+        return float("inf")
+    if actual.numel() == 0:
+        return 0.0
+    if not (actual.dtype.is_floating_point or actual.dtype.is_complex):
+        return 0.0 if torch.equal(actual, expected.value.to(actual.dtype)) else float("inf")
+    a, e = actual.to(wide(actual.dtype)), expected.value.to(wide(actual.dtype))
+    same = (a == e) | (a.isnan() & e.isnan())
+    if expected.tolerance is None:
+        return 0.0 if bool(same.all()) else float("inf")
+    ratio = (a - e).abs() / expected.tolerance
+    ratio = torch.where(same, torch.zeros_like(ratio), ratio)
+    # A NaN compares as false with everything: it must not pass for a small error.
+    return float(torch.where(ratio.isnan(), torch.full_like(ratio, float("inf")), ratio).max())
+
+
+def mismatch(actual: Tensor, expected: Expectation) -> str | None:
+    """None, or what is wrong with a result: the place of its worst element, the values and the bound."""
+    if actual.shape != expected.value.shape:
+        return f"shape {tuple(actual.shape)} instead of {tuple(expected.value.shape)}"
+    if actual.dtype != expected.dtype:
+        return f"dtype {actual.dtype} instead of {expected.dtype}"
+    worst = error(actual, expected)
+    if worst <= 1:
+        return None
+    a, e = actual.to(wide(actual.dtype)), expected.value.to(wide(actual.dtype))
+    difference = torch.where((a == e) | (a.isnan() & e.isnan()), torch.zeros_like(a), a - e).abs().double()
+    if expected.tolerance is not None:
+        difference = difference / expected.tolerance
+    flat = int(torch.where(difference.isnan(), torch.full_like(difference, float("inf")), difference).argmax())
+    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), actual.shape))
+    allowed = "exactly" if expected.tolerance is None else f"within {expected.tolerance[place].item():.3g}"
+    wrong = int((difference > (0 if expected.tolerance is None else 1)).sum())
+    return (
+        f"{wrong} of {a.numel()} elements are wrong; the worst, at {place}, is {a[place].item()!r} "
+        f"instead of {e[place].item()!r} {allowed} ({worst:.3g} times the admissible error)"
+    )
+
+
+__all__ = [
+    "Call", "Expectation", "Layout", "conv_calls", "data", "error", "expect", "magnitude", "mismatch", "pool_calls", "terms",
+    "transposed_calls", "verify", "wide",
+]  # fmt: skip

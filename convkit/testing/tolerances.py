@@ -1,0 +1,66 @@
+"""How far a correct result may lie from the exact one: computed from the number format and the sum, never tuned.
+
+Every raw operation is a sum of ``terms`` products, and perhaps a few more roundings, kept in an accumulate
+type with unit roundoff u and stored in a type with unit roundoff v. Whatever the order of the sum, and with
+fused multiply-adds or without (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1
+and 4.2),
+
+    |computed sum - exact sum|  <=  gamma(n, u) * magnitude,      gamma(n, u) = n u / (1 - n u),
+
+where n counts the roundings on the longest path and ``magnitude`` is the same operation on absolute values,
+sum |x| |w|. Storing rounds once more, by v |sum|. Products and stored values may underflow gradually, which
+loses at most one smallest subnormal number each. The float64 oracle commits the same error with u = 2^-53.
+
+The bound is a theorem, so a correct kernel never exceeds it; and since it is proportional to n u times the
+magnitude, one missing or misplaced product among n exceeds it by a factor of about 1 / (n^2 u).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: The type in which sums over elements of a type are kept.
+ACCUMULATE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.complex64: torch.complex64,
+    torch.complex128: torch.complex128,
+}
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Half the distance from 1 to the next number: the largest relative error of one rounding to nearest."""
+    return torch.finfo(dtype).eps / 2
+
+
+def gamma(roundings: int, u: float) -> float:
+    """The relative error bound of ``roundings`` roundings in a row with unit roundoff ``u``."""
+    return roundings * u / (1 - roundings * u)
+
+
+def summation(
+    exact: Tensor, magnitude: Tensor, terms: int, dtype: torch.dtype, more_roundings: int = 0, amplification: float = 1.0
+) -> Tensor:
+    """The largest admissible error of each element of a sum of ``terms`` products, as float64.
+
+    ``exact`` and ``magnitude`` are the oracle's results on the data and on its absolute values;
+    ``more_roundings`` counts what follows the sum (a bias, a division, ...). ``amplification`` is 1 for every
+    algorithm that adds the products as they are; one that transforms its operands (Winograd) states its own.
+    A complex product errs by sqrt(2) gamma(2) of its modulus (Higham, lemma 3.5).
+    """
+    accumulate = ACCUMULATE[dtype]
+    complex_factor = 2.0**0.5 if dtype.is_complex else 1.0
+    roundings = terms + more_roundings + (2 if dtype.is_complex else 0)
+    relative = gamma(roundings, unit_roundoff(accumulate)) + gamma(roundings, unit_roundoff(torch.float64))
+    error = amplification * complex_factor * relative * magnitude.double()
+    store = unit_roundoff(dtype) if dtype != accumulate else 0.0
+    underflow = roundings * _smallest_subnormal(accumulate) + _smallest_subnormal(dtype)
+    return error * (1 + store) + store * exact.abs().double() + underflow
+
+
+def _smallest_subnormal(dtype: torch.dtype) -> float:
+    info = torch.finfo(dtype)
+    return info.smallest_normal * info.eps

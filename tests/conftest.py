@@ -1,0 +1,38 @@
+"""One fixture over all implementations, and memory in which nothing is zero by chance."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from convkit import backends
+from convkit.backends.base import Backend
+
+_M_PERTURB, _M_MMAP_THRESHOLD = -6, -3
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # glibc then fills fresh memory with 0x7f bytes (3.4e38 as float32, NaN as float16) and serves all but huge
+    # blocks from the heap, where this applies: an output element that a kernel forgets shows, and so does
+    # scratch memory that it reads before writing. tests/test_teeth.py checks that this works.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_PERTURB, 0x80)
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    torch.set_num_threads(1)  # tests run in parallel processes; tests/test_threads.py sets its own numbers
+
+
+@pytest.fixture(scope="session")
+def reference() -> Backend:
+    """The oracle."""
+    return backends.get("reference")
+
+
+@pytest.fixture(scope="session", params=["native", "reference"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each implementation in turn."""
+    implementation = backends.get(request.param)
+    assert implementation.available() is None, implementation.available()
+    return implementation

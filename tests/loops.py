@@ -1,0 +1,174 @@
+"""Convolution and pooling by their definitions, one product at a time: the oracle behind the oracle.
+
+Nothing here is shared with the package: plain Python loops over NumPy arrays. A convolution is the set of
+triples (output, input, filter element) that meet in one product; a pooling is a list of input elements for
+each output.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, Iterator
+
+import numpy as np
+
+Index = tuple[int, ...]
+
+
+def conv_products(n: int, c: int, k: int, size: Index, kernel: Index, out: Index, spec: Any) -> Iterator[tuple[Index, Index, Index]]:
+    """All (output, input, filter) index triples that are multiplied with each other."""
+    c_per_group, k_per_group = c // spec.groups, k // spec.groups
+    for image, filter_, channel in product(range(n), range(k), range(c_per_group)):
+        group = filter_ // k_per_group
+        for position in product(*(range(o) for o in out)):
+            for tap in product(*(range(r) for r in kernel)):
+                pixel = tuple(
+                    o * s - before + t * d
+                    for o, s, before, t, d in zip(position, spec.stride, spec.pad_before, tap, spec.dilation)
+                )
+                if all(0 <= p < length for p, length in zip(pixel, size)):
+                    yield (
+                        (image, filter_, *position),
+                        (image, group * c_per_group + channel, *pixel),
+                        (filter_, channel, *tap),
+                    )
+
+
+def _output(size: Index, kernel: Index, spec: Any) -> Index:
+    """Counts the windows that fit, by trying them one after the other."""
+    counts = []
+    for length, k, s, before, after, d in zip(
+        size, kernel, spec.stride, spec.pad_before, spec.pad_after, spec.dilation
+    ):
+        count = 0
+        while count * s - before + (k - 1) * d < length + after:
+            count += 1
+        counts.append(count)
+    return tuple(counts)
+
+
+def conv_fprop(x: np.ndarray, w: np.ndarray, spec: Any) -> np.ndarray:
+    out = _output(x.shape[2:], w.shape[2:], spec)
+    y = np.zeros((x.shape[0], w.shape[0], *out), x.dtype)
+    for o, i, f in conv_products(x.shape[0], x.shape[1], w.shape[0], x.shape[2:], w.shape[2:], out, spec):
+        y[o] += x[i] * w[f]
+    return y
+
+
+def conv_dgrad(dy: np.ndarray, w: np.ndarray, size: Index, spec: Any) -> np.ndarray:
+    c = w.shape[1] * spec.groups
+    dx = np.zeros((dy.shape[0], c, *size), dy.dtype)
+    for o, i, f in conv_products(dy.shape[0], c, w.shape[0], size, w.shape[2:], dy.shape[2:], spec):
+        dx[i] += dy[o] * w[f]
+    return dx
+
+
+def conv_wgrad(dy: np.ndarray, x: np.ndarray, kernel: Index, spec: Any) -> np.ndarray:
+    dw = np.zeros((dy.shape[1], x.shape[1] // spec.groups, *kernel), x.dtype)
+    for o, i, f in conv_products(x.shape[0], x.shape[1], dy.shape[1], x.shape[2:], kernel, dy.shape[2:], spec):
+        dw[f] += dy[o] * x[i]
+    return dw
+
+
+def pool_windows(size: Index, spec: Any) -> Iterator[tuple[Index, list[tuple[int, Index]], int]]:
+    """For each output position: the (tap number, pixel) pairs inside the input, and the padded window's size."""
+    per_dim = []
+    for length, k, s, before, after, d in zip(
+        size, spec.kernel_size, spec.stride, spec.pad_before, spec.pad_after, spec.dilation
+    ):
+        last = length + after - 1 - (k - 1) * d  # the last start whose window fits
+        starts = []
+        start = -before
+        # In ceil mode a window may hang over by less than one stride, if it starts before the end.
+        while start <= last or (spec.ceil_mode and start < last + s and start < length):
+            starts.append(start)
+            start += s
+        per_dim.append(starts)
+    for position in product(*(range(len(starts)) for starts in per_dim)):
+        taps = []
+        counted = 0
+        for number, tap in enumerate(product(*(range(k) for k in spec.kernel_size))):
+            pixel = tuple(per_dim[i][o] + t * spec.dilation[i] for i, (o, t) in enumerate(zip(position, tap)))
+            if all(0 <= p < length for p, length in zip(pixel, size)):
+                taps.append((number, pixel))
+            if all(-b <= p < length + a for p, length, b, a in zip(pixel, size, spec.pad_before, spec.pad_after)):
+                counted += 1
+        yield position, taps, counted
+
+
+def output_size(size: Index, spec: Any) -> Index:
+    positions = [position for position, _, _ in pool_windows(size, spec)]
+    return tuple(p + 1 for p in positions[-1])
+
+
+def max_pool(x: np.ndarray, spec: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(maxima, chosen tap): the first of equal ones; NaN beats everything, and the last NaN wins."""
+    shape = (*x.shape[:2], *output_size(x.shape[2:], spec))
+    y, offsets = np.full(shape, -np.inf), np.zeros(shape, np.int64)
+    for position, taps, _ in pool_windows(x.shape[2:], spec):
+        for n, c in product(range(x.shape[0]), range(x.shape[1])):
+            best = None
+            for number, pixel in taps:
+                value = x[(n, c, *pixel)]
+                if best is None or value > best or np.isnan(value):
+                    best = value
+                    y[(n, c, *position)] = value
+                    offsets[(n, c, *position)] = number
+    return y, offsets
+
+
+def chosen(size: Index, offsets: np.ndarray, spec: Any) -> Iterator[tuple[Index, Index]]:
+    """(output, input) index pairs that the window offsets name."""
+    for position, taps, _ in pool_windows(size, spec):
+        pixels = dict(taps)
+        for n, c in product(range(offsets.shape[0]), range(offsets.shape[1])):
+            number = int(offsets[(n, c, *position)])
+            if number in pixels:
+                yield (n, c, *position), (n, c, *pixels[number])
+
+
+def pool_select(x: np.ndarray, offsets: np.ndarray, spec: Any) -> np.ndarray:
+    y = np.zeros(offsets.shape, x.dtype)
+    for o, i in chosen(x.shape[2:], offsets, spec):
+        y[o] = x[i]
+    return y
+
+
+def pool_select_bwd(dy: np.ndarray, offsets: np.ndarray, size: Index, spec: Any) -> np.ndarray:
+    dx = np.zeros((*dy.shape[:2], *size), dy.dtype)
+    for o, i in chosen(size, offsets, spec):
+        dx[i] += dy[o]
+    return dx
+
+
+def pool_indices(offsets: np.ndarray, size: Index, spec: Any) -> np.ndarray:
+    indices = np.full(offsets.shape, -1, np.int64)
+    for o, i in chosen(size, offsets, spec):
+        flat = 0
+        for length, p in zip(size, i[2:]):
+            flat = flat * length + p
+        indices[o] = flat
+    return indices
+
+
+def divisor(taps: list[tuple[int, Index]], counted: int, spec: Any) -> int:
+    return spec.divisor_override or (counted if spec.count_include_pad else len(taps))
+
+
+def avg_pool(x: np.ndarray, spec: Any) -> np.ndarray:
+    """Window means; a window without any element gives 0."""
+    y = np.zeros((*x.shape[:2], *output_size(x.shape[2:], spec)), x.dtype)
+    for position, taps, counted in pool_windows(x.shape[2:], spec):
+        for n, c in product(range(x.shape[0]), range(x.shape[1])):
+            total = sum(x[(n, c, *pixel)] for _, pixel in taps)
+            y[(n, c, *position)] = total / divisor(taps, counted, spec) if taps else 0
+    return y
+
+
+def avg_pool_bwd(dy: np.ndarray, size: Index, spec: Any) -> np.ndarray:
+    dx = np.zeros((*dy.shape[:2], *size), dy.dtype)
+    for position, taps, counted in pool_windows(size, spec):
+        for n, c in product(range(dy.shape[0]), range(dy.shape[1])):
+            for _, pixel in taps:
+                dx[(n, c, *pixel)] += dy[(n, c, *position)] / divisor(taps, counted, spec)
+    return dx

@@ -1,0 +1,81 @@
+"""The reference backend against plain loops over its definition, on data that no format rounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import loops
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from convkit.backends.base import Backend
+from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED, ConvCase, PoolCase, TransposedCase
+from convkit.testing.oracle import Call, conv_calls, magnitude, pool_calls, terms, transposed_calls
+from convkit.testing.tolerances import summation
+
+
+def by_name(case: Any) -> str:
+    return str(case.name)
+
+
+conv_cases = pytest.mark.parametrize("case", CONVOLUTIONS, ids=by_name)
+transposed_cases = pytest.mark.parametrize("case", TRANSPOSED, ids=by_name)
+pool_cases = pytest.mark.parametrize("case", POOLS, ids=by_name)
+
+
+def by_loops(call: Call) -> tuple[np.ndarray, ...]:
+    """The call's results by definition, in float64."""
+    a: dict[str, Any] = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in call.arguments.items()}
+    channel = (slice(None),) + (None,) * (len(a["spec"].stride) if "spec" in a else 0)
+    bias = a["bias"][channel] if a.get("bias") is not None else 0
+    if call.op == "conv_fprop":
+        return (loops.conv_fprop(a["x"], a["w"], a["spec"]) + bias,)
+    if call.op == "conv_dgrad":
+        return (loops.conv_dgrad(a["dy"], a["w"], a["input_size"], a["spec"]) + bias,)
+    if call.op == "conv_wgrad":
+        return (loops.conv_wgrad(a["dy"], a["x"], a["kernel_size"], a["spec"]),)
+    if call.op == "conv_bgrad":
+        return (a["dy"].sum(axis=(0, *range(2, a["dy"].ndim))),)
+    if call.op == "max_pool":
+        return loops.max_pool(a["x"], a["spec"])[: 1 + a["offsets"]]
+    if call.op == "pool_select":
+        return (loops.pool_select(a["x"], a["offsets"], a["spec"]),)
+    if call.op == "pool_select_bwd":
+        return (loops.pool_select_bwd(a["dy"], a["offsets"], a["input_size"], a["spec"]),)
+    if call.op == "pool_indices":
+        return (loops.pool_indices(a["offsets"], a["input_size"], a["spec"]),)
+    if call.op == "avg_pool":
+        return (loops.avg_pool(a["x"], a["spec"]),)
+    return (loops.avg_pool_bwd(a["dy"], a["input_size"], a["spec"]),)
+
+
+def assert_equals_loops(call: Call, reference: Backend) -> None:
+    for result, by_definition in zip(call.run(reference), by_loops(call)):
+        expected = torch.from_numpy(np.asarray(by_definition))
+        assert result.shape == expected.shape, call.op
+        if call.op.startswith("avg"):  # dividing rounds
+            size = torch.from_numpy(by_loops(magnitude(call))[0])
+            allowed = 2 * summation(expected, size, terms(call), torch.float64, more_roundings=2)
+            assert bool(((result - expected).abs() <= allowed).all()), call.op
+        else:
+            assert torch.equal(result, expected.to(result.dtype)), call.op
+
+
+@conv_cases
+def test_reference_convolves_as_loops_do(case: ConvCase, reference: Backend) -> None:
+    for call in conv_calls(case, torch.float64, exact=True):
+        assert_equals_loops(call, reference)
+
+
+@transposed_cases
+def test_reference_convolves_transposed_as_loops_do(case: TransposedCase, reference: Backend) -> None:
+    for call in transposed_calls(case, torch.float64, exact=True):
+        assert_equals_loops(call, reference)
+
+
+@pool_cases
+def test_reference_pools_as_loops_do(case: PoolCase, reference: Backend) -> None:
+    for call in pool_calls(case, torch.float64, reference, exact=True):
+        assert_equals_loops(call, reference)
