@@ -14,7 +14,7 @@ struct ConvProblem {
   int64_t groups;
   Spatial in;      // D H W
   Spatial filter;  // T R S
-  Spatial out;     // O P Q
+  Spatial out;     // O P Q: what fits, or (dgrad, wgrad) less: windows at the end may be missing
   Spatial stride, pad_before, pad_after, dilation;
   PaddingMode padding_mode;
   int64_t algorithm;  // 0: the table chooses; i: the i-th algorithm of the table (from 1), or a refusal

@@ -16,7 +16,7 @@ CONVKIT_INLINE int64_t divisor(const PoolProblem& p, int64_t o, int64_t q, int64
     const TapRange t = tap_range(p, i, at[i]);
     count *= p.count_include_pad ? padded_taps(p, i, at[i]) : t.end - t.begin;
   }
-  return count;
+  return count > 0 ? count : 1;  // the sum of an empty window is 0
 }
 
 template <typename T>

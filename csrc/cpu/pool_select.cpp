@@ -47,13 +47,24 @@ CONVKIT_INLINE bool locate(const PoolProblem& p, int64_t o, int64_t q, int64_t r
 }
 
 template <typename T>
+CONVKIT_INLINE accumulate_t<T> lowest() {
+  using A = accumulate_t<T>;
+  if constexpr (IsFloating<A>::value) return -static_cast<A>(__builtin_inf());
+  if constexpr (static_cast<A>(-1) > A(0)) return A(0);
+  return static_cast<A>(uint64_t{1} << (8 * sizeof(A) - 1));
+}
+
+template <typename T>
 void max_plane(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets, int64_t n,
                int64_t c) {
   for_outputs(p.out, [&](int64_t o, int64_t q, int64_t r) {
     const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q), w = tap_range(p, 2, r);
-    int64_t best = (d.begin * p.kernel[1] + h.begin) * p.kernel[2] + w.begin;
-    auto top = load(data<T>(x) + offset(x, n, c, d.start + d.begin * p.dilation[0], h.start + h.begin * p.dilation[1],
-                                        w.start + w.begin * p.dilation[2]));
+    // Without any element inside, as dilation can bring about, a window's maximum is the lowest value.
+    const bool empty = d.begin == d.end || h.begin == h.end || w.begin == w.end;
+    int64_t best = empty ? 0 : (d.begin * p.kernel[1] + h.begin) * p.kernel[2] + w.begin;
+    auto top = empty ? lowest<T>()
+                     : load(data<T>(x) + offset(x, n, c, d.start + d.begin * p.dilation[0],
+                                                h.start + h.begin * p.dilation[1], w.start + w.begin * p.dilation[2]));
     for (int64_t td = d.begin; td < d.end; ++td)
       for (int64_t th = h.begin; th < h.end; ++th)
         for (int64_t tw = w.begin; tw < w.end; ++tw) {

@@ -6,6 +6,17 @@ namespace {
 
 void check_same(bool same, const char* what) { STD_TORCH_CHECK(same, "convkit: ", what); }
 
+// Takes dy's size as the problem's output size. Windows at the end may be missing: the output_padding of a
+// transposed convolution may exceed the stride, where dilation does too.
+void take_output_size(ConvProblem* p, const TensorView& dy) {
+  const Spatial size = spatial_of(dy);
+  for (int i = 0; i < kMaxSpatial; ++i) {
+    STD_TORCH_CHECK((size[i] > 0 || p->n == 0) && size[i] <= p->out[i], "convkit: argument 'dy' has size ", size[i],
+                    " in a spatial dimension where at most ", p->out[i], " windows fit");
+    p->out[i] = size[i];
+  }
+}
+
 // A convolution ready to run: its problem, the views of its two arguments, and its result.
 struct Call {
   ConvProblem problem;
@@ -26,10 +37,9 @@ Call dgrad_call(const Tensor& dy, const Tensor& w, const Ints& input_size, const
   check_same(dyv.dtype == wv.dtype, "'dy' and 'w' must have one dtype");
   check_same(wv.size[kN] == dyv.size[kC], "'w' must have as many filters as 'dy' has channels");
   check_same(input_size.size() == static_cast<size_t>(spec.spatial_dims), "'input_size' has the wrong length");
-  const ConvProblem p = conv_problem(spec, dyv.size[kN], wv.size[kC] * spec.groups, wv.size[kN],
-                                     spatial_from(input_size), spatial_of(wv));
-  for (int i = 0; i < kMaxSpatial; ++i)
-    check_same(p.out[i] == spatial_of(dyv)[i], "'dy' does not have the size that 'input_size' leads to");
+  ConvProblem p = conv_problem(spec, dyv.size[kN], wv.size[kC] * spec.groups, wv.size[kN], spatial_from(input_size),
+                               spatial_of(wv));
+  take_output_size(&p, dyv);
   return {p, dyv, wv, allocate(dy, dy.scalar_type(), spec.spatial_dims, p.n, p.c, p.in, spec.channels_last)};
 }
 
@@ -38,10 +48,9 @@ Call wgrad_call(const Tensor& dy, const Tensor& x, const Ints& kernel_size, cons
   check_same(dyv.dtype == xv.dtype, "'dy' and 'x' must have one dtype");
   check_same(dyv.size[kN] == xv.size[kN], "'dy' and 'x' must have one batch size");
   check_same(kernel_size.size() == static_cast<size_t>(spec.spatial_dims), "'kernel_size' has the wrong length");
-  const ConvProblem p =
+  ConvProblem p =
       conv_problem(spec, xv.size[kN], xv.size[kC], dyv.size[kC], spatial_of(xv), spatial_from(kernel_size));
-  for (int i = 0; i < kMaxSpatial; ++i)
-    check_same(p.out[i] == spatial_of(dyv)[i], "'dy' does not have the size that 'x' and 'kernel_size' lead to");
+  take_output_size(&p, dyv);
   return {p, dyv, xv,
           allocate(dy, dy.scalar_type(), spec.spatial_dims, p.k, p.c / p.groups, p.filter, spec.channels_last)};
 }
