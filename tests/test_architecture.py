@@ -17,6 +17,7 @@ PYTHON_LAYERS = (
     {"version", "problem"},
     {"build_info"},
     {"backends"},
+    {"testing"},
     {"autograd"},
     {"functional"},
     {"nn"},
