@@ -4,7 +4,12 @@
 #include "core/macros.h"
 
 #if defined(__F16C__)
+// GCC's own header starts undefined vectors from themselves, and warns about it where they are inlined.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 namespace convkit {

@@ -20,6 +20,12 @@ Status conv_fprop_direct(const ConvProblem&, const TensorView& x, const TensorVi
 Status conv_dgrad_direct(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
                          const TensorView& dx);
 Status conv_wgrad_direct(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
+const char* conv_gemm_supports(ConvOp, const ConvProblem&, const ConvTensors&);
+Status conv_fprop_gemm(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                       const TensorView& y);
+Status conv_dgrad_gemm(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
+                       const TensorView& dx);
+Status conv_wgrad_gemm(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
 Status conv_bgrad(const TensorView& dy, const TensorView& db);
 
 Status max_pool(const PoolProblem&, const TensorView& x, const TensorView& y, const TensorView& offsets);

@@ -1,0 +1,295 @@
+// conv_gemm: fprop and dgrad (transposed convolution) as a packed, register-blocked implicit GEMM.
+//
+// Computes  out[n,m,o] = act(scale[m] * sum_{c,t} W[m,c,t] in[n,c,o*stride + origin + t*move] + bias[m] + residual)
+//           for one gather (fprop) or one per stride phase (dgrad): conv_gemm_gather.h.
+// Layout    channels_last results: C = pixels x channels, A = rows of pixels (channels are neighbours in memory),
+//           B = filters, transposed. Others: C = channels x pixels, A = filters as they lie in memory,
+//           B = one strided run of an input row per (channel, tap, segment). Any strides are right; neighbours
+//           in memory along channels (or pixels) are copied as vectors.
+// Mapping   one task per (phase, group, block of pixels, block of channels); it packs both operands of one depth
+//           block at a time, multiplies them (gemm_kernel.h), and stores tiles through the epilogue after the last.
+// Memory    per task: A up to 512 x 256 and B up to 256 x 512 elements (L2), sums of C in the accumulate type.
+// Limits    floating dtypes, zero padding.
+#include "cpu/conv_gemm_store.h"
+#include "cpu/conv_gemm_weights.h"
+#include "cpu/kernels.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+namespace {
+
+CONVKIT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+CONVKIT_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+CONVKIT_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// How the work is cut; it follows from the problem alone.
+struct Plan {
+  bool channels_last;
+  int64_t pixels, pixel_block, pixel_tasks;
+  int64_t channel_block, channel_tasks;
+  DepthBlock depth;  // size of a full depth block
+};
+
+template <typename A>
+Plan make_plan(const Gather& g, bool channels_last) {
+  Plan plan{};
+  plan.channels_last = channels_last;
+  plan.pixels = g.n * volume(g.out);
+  const int64_t taps = g.taps > 0 ? g.taps : 1;
+  const int64_t depth = g.depth > 0 ? g.depth : 1;
+  if (channels_last && depth <= kDepth) {
+    const int64_t blocks = ceil_div(taps, kDepth / depth);
+    plan.depth = {0, depth, 0, ceil_div(taps, blocks)};
+  } else if (channels_last || taps > kDepth) {
+    plan.depth = {0, 1, 0, 1};
+    if (channels_last)
+      plan.depth.channels = ceil_div(depth, ceil_div(depth, kDepth));
+    else
+      plan.depth.taps = ceil_div(taps, ceil_div(taps, kDepth));
+  } else {
+    const int64_t blocks = ceil_div(depth, kDepth / taps);
+    plan.depth = {0, ceil_div(depth, blocks), 0, taps};
+  }
+  // Rows of C come in tiles of kTileRows, columns in vectors.
+  const int64_t pixel_unit = channels_last ? kTileRows : kPanel<A>;
+  const int64_t channel_unit = channels_last ? kPanel<A> : kTileRows;
+  const int64_t most_pixels = 256 / pixel_unit * pixel_unit, most_channels = kMaxPixels / channel_unit * channel_unit;
+  plan.pixel_tasks = ceil_div(plan.pixels, most_pixels);
+  plan.pixel_block = round_up(ceil_div(plan.pixels, plan.pixel_tasks), pixel_unit);
+  plan.pixel_tasks = ceil_div(plan.pixels, plan.pixel_block);
+  plan.channel_tasks = ceil_div(g.rows, most_channels);
+  // Few pixels: the channels are split too, into at most 8 tasks of at least 2^20 products and 64 channels.
+  const int64_t products = plan.pixels * g.rows * depth * taps;
+  while (plan.pixel_tasks * g.groups * plan.channel_tasks < 8 && g.rows / plan.channel_tasks >= 128 &&
+         products / (plan.pixel_tasks * plan.channel_tasks) >= (1 << 21))
+    plan.channel_tasks *= 2;
+  plan.channel_block = round_up(ceil_div(g.rows, plan.channel_tasks), channels_last ? channel_unit : 1);
+  plan.channel_tasks = ceil_div(g.rows, plan.channel_block);
+  return plan;
+}
+
+// What one convolution needs beside its gather.
+template <typename T>
+struct Operands {
+  TensorView in, out;
+  Weights<T> weights;
+  int64_t weights_group;  // elements between groups
+  Epilogue epilogue;
+};
+
+// Scratch memory of one task, carved from one allocation.
+template <typename A>
+struct Scratch {
+  A *a, *b, *acc, *lines;
+  PixelBlock* block;
+  Piece* pieces;
+  Slot* slots;
+  int64_t *row_out, *row_residual, *panel_slots;
+};
+
+template <typename A>
+bool carve(Scratch<A>* s, int64_t rows, int64_t cols, bool split) {
+  const int64_t padded = round_up(cols, kPanel<A>);
+  const size_t sizes[] = {static_cast<size_t>(rows * kDepthPitch) * sizeof(A),
+                          static_cast<size_t>(padded * kDepth) * sizeof(A),
+                          static_cast<size_t>(split ? padded * rows : 0) * sizeof(A),
+                          static_cast<size_t>(kPanel<A> * kDepthPitch) * sizeof(A),
+                          sizeof(PixelBlock),
+                          sizeof(Piece) * kMaxPieces,
+                          sizeof(Slot) * kMaxPieces,
+                          sizeof(int64_t) * kMaxPixels,
+                          sizeof(int64_t) * kMaxPixels,
+                          sizeof(int64_t) * (kMaxPixels + 1)};
+  size_t total = 0;
+  for (size_t size : sizes) total += (size + 63) / 64 * 64;
+  char* at = static_cast<char*>(thread_scratch(0, total));
+  if (at == nullptr) return false;
+  void* part[sizeof(sizes) / sizeof(sizes[0])];
+  for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); ++i) {
+    part[i] = at;
+    at += (sizes[i] + 63) / 64 * 64;
+  }
+  *s = {static_cast<A*>(part[0]),          static_cast<A*>(part[1]),       split ? static_cast<A*>(part[2]) : nullptr,
+        static_cast<A*>(part[3]),          static_cast<PixelBlock*>(part[4]), static_cast<Piece*>(part[5]),
+        static_cast<Slot*>(part[6]),       static_cast<int64_t*>(part[7]), static_cast<int64_t*>(part[8]),
+        static_cast<int64_t*>(part[9])};
+  return true;
+}
+
+// Where the block's pixels and channels go: rows and slots of the result.
+template <typename T>
+ResultBlock<T> place_result(const Scratch<accumulate_t<T>>& s, const Operands<T>& op, bool channels_last,
+                            int64_t channel, int64_t channels) {
+  using A = accumulate_t<T>;
+  const Epilogue& e = op.epilogue;
+  const TensorView& residual = e.residual;
+  const auto vector = [&](const void* p) { return p != nullptr ? static_cast<const T*>(p) + channel : nullptr; };
+  ResultBlock<T> r{data<T>(op.out) + channel * op.out.stride[kC],
+                   residual.data != nullptr ? data<T>(residual) + channel * residual.stride[kC] : nullptr,
+                   vector(e.scale),
+                   vector(e.bias),
+                   channels_last ? op.out.stride[kC] : op.out.stride[kW],
+                   channels_last ? residual.stride[kC] : residual.stride[kW],
+                   !channels_last,
+                   s.row_out,
+                   s.row_residual,
+                   s.slots,
+                   s.panel_slots};
+  Slot* slot = s.slots;
+  int64_t panels = 0;
+  const auto add = [&](int64_t at, int64_t length, int64_t out, int64_t other) {
+    for_vectors<A>(at, length, [&](int64_t v, int64_t begin, int64_t end) {
+      for (; panels <= v / kPanel<A>; ++panels) s.panel_slots[panels] = slot - s.slots;
+      *slot++ = {out + (v - at) * r.step, other + (v - at) * r.residual_step, v, lane_mask(begin, end)};
+    });
+  };
+  if (channels_last) {
+    add(0, channels, 0, 0);
+    for (int64_t i = 0; i < s.block->segments; ++i) {
+      const Segment& g = s.block->segment[i];
+      for (int64_t j = 0; j < g.length; ++j) {
+        s.row_out[g.at + j] = g.out + j * op.out.stride[kW];
+        s.row_residual[g.at + j] = g.residual + j * residual.stride[kW];
+      }
+    }
+  } else {
+    for (int64_t i = 0; i < s.block->segments; ++i) {
+      const Segment& g = s.block->segment[i];
+      add(g.at, g.length, g.out, g.residual);
+    }
+    for (int64_t i = 0; i < channels; ++i) {
+      s.row_out[i] = i * op.out.stride[kC];
+      s.row_residual[i] = i * residual.stride[kC];
+    }
+  }
+  s.panel_slots[panels] = slot - s.slots;
+  return r;
+}
+
+// One block of the result. False if memory is exhausted.
+template <typename T>
+bool run_block(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t group, int64_t pixel_task,
+               int64_t channel_task) {
+  using A = accumulate_t<T>;
+  const int64_t pixel = pixel_task * plan.pixel_block, row = channel_task * plan.channel_block;
+  const int64_t pixels = minimum(plan.pixel_block, plan.pixels - pixel);
+  const int64_t channels = minimum(plan.channel_block, g.rows - row);
+  const int64_t rows = plan.channels_last ? pixels : channels, cols = plan.channels_last ? channels : pixels;
+  const bool split = plan.depth.channels < g.depth || plan.depth.taps < g.taps;
+  Scratch<A> s;
+  if (!carve(&s, rows, cols, split)) return false;
+  make_pixels(s.block, g, op.in, op.out, op.epilogue.residual, pixel, pixels);
+  const ResultBlock<T> result = place_result(s, op, plan.channels_last, group * g.rows + row, channels);
+  const T* in = data<T>(op.in) + group * g.depth * op.in.stride[kC];
+  Weights<T> weights = op.weights;
+  weights.data += group * op.weights_group;
+
+  const auto product = [&](const DepthBlock& d, bool first, bool last) {
+    if (plan.channels_last) {
+      pack_pixel_rows(s.a, g, op.in, in, *s.block, d);
+      pack_weight_panels(s.b, s.lines, g, weights, row, channels, d);
+    } else {
+      pack_weight_rows(s.a, g, weights, row, channels, d);
+      const int64_t k = d.size(), step = g.stride[2] * op.in.stride[kW];
+      for (int64_t t = 0; t < d.taps; ++t) {
+        const int64_t count =
+            make_pieces<A>(s.pieces, g, op.in, *s.block, tap_at(g, d.tap + t), k * kPanel<A>);
+        for (int64_t c = 0; c < d.channels; ++c)
+          copy_pieces(s.b + (c * d.taps + t) * kPanel<A>, in + (d.channel + c) * op.in.stride[kC], s.pieces, count,
+                      step);
+      }
+    }
+    multiply(rows, cols, d.size(), s.a, s.b, s.acc, first, last,
+             [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
+               store_tile(result, op.epilogue, i, height, panel, tile);
+             });
+  };
+  if (g.taps == 0 || g.depth == 0) {  // a phase that no tap reaches
+    product({0, 0, 0, 0}, true, true);
+    return true;
+  }
+  for (int64_t c = 0; c < g.depth; c += plan.depth.channels)
+    for (int64_t t = 0; t < g.taps; t += plan.depth.taps) {
+      const DepthBlock d{c, minimum(plan.depth.channels, g.depth - c), t, minimum(plan.depth.taps, g.taps - t)};
+      product(d, c == 0 && t == 0, c + d.channels == g.depth && t + d.taps == g.taps);
+    }
+  return true;
+}
+
+// Channels lie beside each other in the result; a single one decides nothing, then the input tells.
+bool is_channels_last(const TensorView& out, const TensorView& in) {
+  const TensorView& t = out.size[kC] > 1 ? out : in;
+  return t.stride[kC] == 1 && t.size[kC] > 1;
+}
+
+template <typename T>
+Status fprop(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e, const TensorView& y) {
+  const Gather g = fprop_gather(p);
+  const Plan plan = make_plan<accumulate_t<T>>(g, is_channels_last(y, x));
+  const Operands<T> op{x, y,
+                       {data<T>(w), w.stride[kN], w.stride[kC], {w.stride[kD], w.stride[kH], w.stride[kW]}},
+                       g.rows * w.stride[kN], e};
+  bool failed = false;
+  parallel_for(g.groups * plan.pixel_tasks * plan.channel_tasks, [&](int64_t task) {
+    const int64_t channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
+    if (!run_block(g, plan, op, rest / plan.pixel_tasks, rest % plan.pixel_tasks, channel_task))
+      __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+  });
+  return failed ? Status{"conv_gemm ran out of memory"} : kOk;
+}
+
+template <typename T>
+Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e,
+             const TensorView& dx) {
+  const Spatial phases = dgrad_phases(p);
+  const bool channels_last = is_channels_last(dx, dy);
+  // Phase 0 has the most results, so its plan bounds the number of tasks of every phase.
+  const Gather largest = dgrad_gather(p, {{0, 0, 0}});
+  const Plan bound = make_plan<accumulate_t<T>>(largest, channels_last);
+  const int64_t tasks = largest.groups * bound.pixel_tasks * bound.channel_tasks;
+  bool failed = false;
+  parallel_for(volume(phases) * tasks, [&](int64_t task) {
+    const int64_t number = task / tasks;
+    const Spatial phase{{number / phases[2] / phases[1], number / phases[2] % phases[1], number % phases[2]}};
+    const Gather g = dgrad_gather(p, phase);
+    Plan plan = make_plan<accumulate_t<T>>(g, channels_last);
+    plan.pixel_block = bound.pixel_block;
+    plan.channel_block = bound.channel_block;
+    Operands<T> op{dy, phase_view(dx, phase, p.stride, g.out),
+                   {data<T>(w), w.stride[kC], w.stride[kN], {w.stride[kD], w.stride[kH], w.stride[kW]}},
+                   g.depth * w.stride[kN], e};
+    op.epilogue.residual = phase_view(e.residual, phase, p.stride, g.out);
+    const int64_t channel_task = task % bound.channel_tasks, rest = task % tasks / bound.channel_tasks;
+    if (rest % bound.pixel_tasks * plan.pixel_block >= plan.pixels) return;
+    if (!run_block(g, plan, op, rest / bound.pixel_tasks, rest % bound.pixel_tasks, channel_task))
+      __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+  });
+  return failed ? Status{"conv_gemm ran out of memory"} : kOk;
+}
+
+}  // namespace
+
+const char* conv_gemm_supports(ConvOp, const ConvProblem& p, const ConvTensors& t) {
+  if (p.padding_mode != PaddingMode::kZeros) return "conv_gemm reads zero padding only";
+  const bool floating = visit_floating(t.y.dtype, [](auto) {});
+  return floating ? nullptr : "conv_gemm has kernels for floating dtypes only";
+}
+
+Status conv_fprop_gemm(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
+                       const TensorView& y) {
+  Status status = kOk;
+  if (numel(y) > 0)
+    visit_floating(y.dtype, [&](auto t) { status = fprop<typename decltype(t)::type>(p, x, w, e, y); });
+  return status;
+}
+
+Status conv_dgrad_gemm(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e,
+                       const TensorView& dx) {
+  Status status = kOk;
+  if (numel(dx) > 0)
+    visit_floating(dx.dtype, [&](auto t) { status = dgrad<typename decltype(t)::type>(p, dy, w, e, dx); });
+  return status;
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit

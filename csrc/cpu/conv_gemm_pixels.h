@@ -1,0 +1,183 @@
+// Pixels (n, o, p, q), flattened, as row segments, and their packing for gemm_kernel.h.
+//
+// A block of pixels is cut where a row of the result ends. For one tap, a segment reads one strided run of an
+// input row, of which an interval lies inside the input; the rest is padding. Which interval is decided once
+// per (segment, tap) and used for every channel.
+#pragma once
+
+#include "cpu/conv_gemm_gather.h"
+#include "cpu/gemm_kernel.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+constexpr int64_t kMaxPixels = 512;  // of a block
+
+struct Segment {
+  int64_t in, out, residual;      // element offsets of its first pixel at channel 0, and tap shift 0
+  int64_t start[kMaxSpatial];     // input position of its first pixel at tap shift 0
+  int64_t at, length;             // pixels [at, at + length) of the block
+};
+
+// Part of a segment within one vector of pixels: lanes of `write` of the vector at dst, of which those of
+// `load` come from src + lane * step and the others are zero.
+struct Piece {
+  int64_t src, dst;
+  uint32_t load, write;
+};
+
+struct PixelBlock {
+  int64_t count, segments;
+  Segment segment[kMaxPixels];
+};
+
+CONVKIT_INLINE void make_pixels(PixelBlock* block, const Gather& g, const TensorView& in, const TensorView& out,
+                                const TensorView& residual, int64_t begin, int64_t count) {
+  block->count = count;
+  block->segments = 0;
+  int64_t q = begin % g.out[2], rest = begin / g.out[2];
+  int64_t p = rest % g.out[1];
+  rest /= g.out[1];
+  int64_t o = rest % g.out[0], n = rest / g.out[0];
+  for (int64_t at = 0; at < count;) {
+    Segment& s = block->segment[block->segments++];
+    s.at = at;
+    s.length = g.out[2] - q < count - at ? g.out[2] - q : count - at;
+    s.start[0] = o * g.stride[0];
+    s.start[1] = p * g.stride[1];
+    s.start[2] = q * g.stride[2];
+    s.in = offset(in, n, 0, s.start[0], s.start[1], s.start[2]);
+    s.out = offset(out, n, 0, o, p, q);
+    s.residual = offset(residual, n, 0, o, p, q);
+    at += s.length;
+    q = 0;
+    if (++p == g.out[1]) {
+      p = 0;
+      if (++o == g.out[0]) {
+        o = 0;
+        ++n;
+      }
+    }
+  }
+}
+
+// Pixels [begin, end) of the segment, relative to its first, that the tap reads from inside the input.
+struct Interval {
+  int64_t begin, end;
+};
+CONVKIT_INLINE Interval inside(const Gather& g, const Segment& s, const Tap& tap) {
+  for (int i = 0; i < 2; ++i) {
+    const int64_t at = s.start[i] + tap.shift[i];
+    if (at < 0 || at >= g.in[i]) return {0, 0};
+  }
+  const int64_t at = s.start[2] + tap.shift[2], step = g.stride[2], left = g.in[2] - at;
+  int64_t begin = at >= 0 ? 0 : (-at + step - 1) / step;
+  int64_t end = left <= 0 ? 0 : (left + step - 1) / step;
+  if (end > s.length) end = s.length;
+  return {begin, end < begin ? begin : end};
+}
+
+CONVKIT_INLINE int64_t tap_offset(const TensorView& in, const Tap& tap) {
+  return tap.shift[0] * in.stride[kD] + tap.shift[1] * in.stride[kH] + tap.shift[2] * in.stride[kW];
+}
+
+// Cuts [at, at + length) at multiples of the vector length; f(vector's first index, begin lane, end lane).
+template <typename A, typename F>
+CONVKIT_INLINE void for_vectors(int64_t at, int64_t length, const F& f) {
+  const int64_t end = at + length;
+  for (int64_t v = at / kLanes<A> * kLanes<A>; v < end; v += kLanes<A>)
+    f(v, at > v ? at - v : 0, end < v + kLanes<A> ? end - v : kLanes<A>);
+}
+
+constexpr int64_t kMaxPieces = kMaxPixels + 1;  // each holds a pixel, but the one that fills the tail
+
+// The pieces of one tap. Pixel j goes to element j % kPanel of panel j / kPanel; panels are `panel_pitch`
+// elements apart. Pixels up to the next full vector are zero.
+template <typename A>
+CONVKIT_INLINE int64_t make_pieces(Piece* pieces, const Gather& g, const TensorView& in, const PixelBlock& block,
+                                   const Tap& tap, int64_t panel_pitch) {
+  const int64_t step = g.stride[2] * in.stride[kW], shift = tap_offset(in, tap);
+  Piece* piece = pieces;
+  const auto place = [&](int64_t v) { return v / kPanel<A> * panel_pitch + v % kPanel<A>; };
+  for (int64_t i = 0; i < block.segments; ++i) {
+    const Segment& s = block.segment[i];
+    const Interval valid = inside(g, s, tap);
+    const int64_t low = s.at + valid.begin, high = s.at + valid.end;
+    for_vectors<A>(s.at, s.length, [&](int64_t v, int64_t begin, int64_t end) {
+      int64_t first = low - v > begin ? low - v : begin, last = high - v < end ? high - v : end;
+      if (last <= first) first = last = begin;
+      *piece++ = {s.in + shift + (v - s.at) * step, place(v), lane_mask(first, last), lane_mask(begin, end)};
+    });
+  }
+  const int64_t tail = block.count % kLanes<A>;
+  if (tail != 0) *piece++ = {0, place(block.count - tail), 0, lane_mask(tail, kLanes<A>)};
+  return piece - pieces;
+}
+
+// Writes the pieces of one channel. `in` points to the channel, `dst` to its row.
+template <typename T>
+CONVKIT_INLINE void copy_pieces(accumulate_t<T>* dst, const T* in, const Piece* pieces, int64_t count, int64_t step) {
+  // One loop per step, so that the choice is not inside.
+  if (step == 1) {
+    for (int64_t i = 0; i < count; ++i)
+      copy_lanes(dst + pieces[i].dst, in + pieces[i].src, 1, pieces[i].load, pieces[i].write);
+  } else if (step == 2) {
+    for (int64_t i = 0; i < count; ++i)
+      copy_lanes(dst + pieces[i].dst, in + pieces[i].src, 2, pieces[i].load, pieces[i].write);
+  } else {
+    for (int64_t i = 0; i < count; ++i)
+      copy_lanes(dst + pieces[i].dst, in + pieces[i].src, step, pieces[i].load, pieces[i].write);
+  }
+}
+
+// The part of a sum over (channel, tap) that one product covers: kDepth or fewer terms.
+struct DepthBlock {
+  int64_t channel, channels, tap, taps;
+  CONVKIT_INLINE int64_t size() const { return channels * taps; }
+};
+
+// dst[pixel * kDepthPitch + (tap * channels + channel)] = in of that pixel, tap and channel: rows of A for
+// data whose channels are neighbours. `in` points to the group's first channel.
+template <typename T>
+CONVKIT_INLINE void pack_pixel_rows(accumulate_t<T>* dst, const Gather& g, const TensorView& view, const T* in,
+                                    const PixelBlock& block, const DepthBlock& d) {
+  const int64_t channel_stride = view.stride[kC], step = g.stride[2] * view.stride[kW];
+  in += d.channel * channel_stride;
+  // Neighbouring taps of a row that are neighbours in memory, channels included, are copied as one run.
+  const int64_t row_taps = g.tap[2].count;
+  const bool merged = row_taps > 1 && channel_stride == 1 && d.taps == g.taps && g.tap[2].move == 1 &&
+                      view.stride[kW] == d.channels && g.depth == d.channels;
+  const int64_t run_taps = merged ? row_taps : 1;
+  for (int64_t t = 0; t < d.taps; t += run_taps) {
+    const Tap tap = tap_at(g, d.tap + t);
+    const int64_t shift = tap_offset(view, tap);
+    for (int64_t i = 0; i < block.segments; ++i) {
+      const Segment& s = block.segment[i];
+      accumulate_t<T>* to = dst + s.at * kDepthPitch + t * d.channels;
+      const T* from = in + s.in + shift;
+      const Interval valid = inside(g, s, tap);
+      if (!merged) {
+        for (int64_t j = 0; j < s.length; ++j, to += kDepthPitch, from += step) {
+          if (j >= valid.begin && j < valid.end)
+            copy_run(to, from, channel_stride, d.channels);
+          else
+            for (int64_t c = 0; c < d.channels; ++c) to[c] = 0;
+        }
+        continue;
+      }
+      const int64_t d0 = s.start[0] + tap.shift[0], h0 = s.start[1] + tap.shift[1];
+      const bool row_inside = d0 >= 0 && d0 < g.in[0] && h0 >= 0 && h0 < g.in[1];
+      int64_t w = s.start[2] + tap.shift[2];
+      for (int64_t j = 0; j < s.length; ++j, to += kDepthPitch, from += step, w += g.stride[2]) {
+        int64_t begin = w < 0 ? -w : 0, end = g.in[2] - w < run_taps ? g.in[2] - w : run_taps;
+        if (!row_inside || end <= begin) begin = end = 0;
+        for (int64_t c = 0; c < begin * d.channels; ++c) to[c] = 0;
+        copy_run(to + begin * d.channels, from + begin * d.channels, 1, (end - begin) * d.channels);
+        for (int64_t c = end * d.channels; c < run_taps * d.channels; ++c) to[c] = 0;
+      }
+    }
+  }
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit

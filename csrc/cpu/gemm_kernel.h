@@ -1,0 +1,66 @@
+// The register-blocked product under conv_gemm: C[i][j] (+)= sum over k of A[i][k] * B[k][j].
+//
+// Layout    A: rows of kDepthPitch elements, k contiguous. B: panels of kPanel<T> columns, [panel][k][column].
+//           C: one tile of rows x kPanel<T> columns.
+// Mapping   a kernel holds up to kTileRows x kPanel accumulators in registers (AVX-512: 14 x 2 vectors, 28 of
+//           32 registers). A step of k loads two vectors of B and broadcasts one element of A per row, so it
+//           is bound by the FMA units: 28 FMAs against 16 loads.
+// Memory    a B panel of kDepth rows (32 KiB of float) stays in L1 while tiles of A (15 KiB) stream from L2.
+//           The row pitch is a compile-time constant, so that every address is one register plus a constant,
+//           and an odd number of cache lines, so that the rows of a tile fall into different L1 sets.
+#pragma once
+
+#include "cpu/gemm_lanes.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+constexpr int64_t kDepth = 256;  // most k of one product; deeper sums are split and added in order
+constexpr int64_t kDepthPitch = kDepth + 16;
+constexpr int kTileVectors = 2;
+#if CONVKIT_AVX512
+constexpr int kTileRows = 14;
+#else
+constexpr int kTileRows = 6;
+#endif
+template <typename A>
+constexpr int kPanel = kTileVectors * kLanes<A>;
+
+// tile[i * kPanel + j] = sum (+ what it holds, if accumulate); rows and vectors are the kernel's own.
+template <typename A>
+using GemmKernel = void (*)(const A* a, const A* b, int64_t k, A* tile, bool accumulate);
+
+template <typename A>
+struct GemmKernels {
+  GemmKernel<A> at[kTileRows][kTileVectors];  // by rows - 1 and vectors - 1
+};
+extern const GemmKernels<float> kGemmFloat;
+extern const GemmKernels<double> kGemmDouble;
+
+CONVKIT_INLINE const GemmKernels<float>& gemm_kernels(float) { return kGemmFloat; }
+CONVKIT_INLINE const GemmKernels<double>& gemm_kernels(double) { return kGemmDouble; }
+
+// All rows x cols of C. `acc` holds every tile between the splits of k ([panel][row][kPanel]); it may be
+// nullptr if first and last. With `last`, store(i, height, panel, tile) takes each finished tile.
+template <typename A, typename Store>
+CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, const A* b, A* acc, bool first,
+                             bool last, const Store& store) {
+  constexpr int64_t panel = kPanel<A>;
+  const GemmKernels<A>& kernels = gemm_kernels(A(0));
+  // Tiles of nearly equal height: 64 rows are 13 + 13 + 13 + 13 + 12, not 4 x 14 + 8.
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  alignas(64) A local[kTileRows * panel];
+  for (int64_t j = 0; j < cols; j += panel) {
+    const int vectors = cols - j > kLanes<A> ? 2 : 1;
+    for (int64_t t = 0, i = 0; t < tiles; ++t) {
+      const int64_t height = (rows - i + tiles - t - 1) / (tiles - t);
+      A* tile = acc != nullptr ? acc + (j / panel * rows + i) * panel : local;
+      kernels.at[height - 1][vectors - 1](a + i * kDepthPitch, b + j * k, k, tile, !first);
+      if (last) store(i, height, j / panel, tile);
+      i += height;
+    }
+  }
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit
