@@ -15,8 +15,7 @@ struct ConvAlgorithm {
   // nullptr, or why this algorithm does not run `op` on such tensors.
   const char* (*supports)(ConvOp op, const ConvProblem&, const ConvTensors&);
   Status (*fprop)(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&, const TensorView& y);
-  Status (*dgrad)(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
-                  const TensorView& dx);
+  Status (*dgrad)(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&, const TensorView& dx);
   Status (*wgrad)(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
 };
 

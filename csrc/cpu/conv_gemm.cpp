@@ -109,9 +109,9 @@ bool carve(Scratch<A>* s, int64_t rows, int64_t cols, bool split) {
     part[i] = at;
     at += (sizes[i] + 63) / 64 * 64;
   }
-  *s = {static_cast<A*>(part[0]),          static_cast<A*>(part[1]),       split ? static_cast<A*>(part[2]) : nullptr,
-        static_cast<A*>(part[3]),          static_cast<PixelBlock*>(part[4]), static_cast<Piece*>(part[5]),
-        static_cast<Slot*>(part[6]),       static_cast<int64_t*>(part[7]), static_cast<int64_t*>(part[8]),
+  *s = {static_cast<A*>(part[0]),      static_cast<A*>(part[1]),          split ? static_cast<A*>(part[2]) : nullptr,
+        static_cast<A*>(part[3]),      static_cast<PixelBlock*>(part[4]), static_cast<Piece*>(part[5]),
+        static_cast<Slot*>(part[6]),   static_cast<int64_t*>(part[7]),    static_cast<int64_t*>(part[8]),
         static_cast<int64_t*>(part[9])};
   return true;
 }
@@ -192,8 +192,7 @@ bool run_block(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t
       pack_weight_rows(s.a, g, weights, row, channels, d);
       const int64_t k = d.size(), step = g.stride[2] * op.in.stride[kW];
       for (int64_t t = 0; t < d.taps; ++t) {
-        const int64_t count =
-            make_pieces<A>(s.pieces, g, op.in, *s.block, tap_at(g, d.tap + t), k * kPanel<A>);
+        const int64_t count = make_pieces<A>(s.pieces, g, op.in, *s.block, tap_at(g, d.tap + t), k * kPanel<A>);
         for (int64_t c = 0; c < d.channels; ++c)
           copy_pieces(s.b + (c * d.taps + t) * kPanel<A>, in + (d.channel + c) * op.in.stride[kC], s.pieces, count,
                       step);
@@ -226,9 +225,11 @@ template <typename T>
 Status fprop(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e, const TensorView& y) {
   const Gather g = fprop_gather(p);
   const Plan plan = make_plan<accumulate_t<T>>(g, is_channels_last(y, x));
-  const Operands<T> op{x, y,
+  const Operands<T> op{x,
+                       y,
                        {data<T>(w), w.stride[kN], w.stride[kC], {w.stride[kD], w.stride[kH], w.stride[kW]}},
-                       g.rows * w.stride[kN], e};
+                       g.rows * w.stride[kN],
+                       e};
   bool failed = false;
   parallel_for(g.groups * plan.pixel_tasks * plan.channel_tasks, [&](int64_t task) {
     const int64_t channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
@@ -239,8 +240,7 @@ Status fprop(const ConvProblem& p, const TensorView& x, const TensorView& w, con
 }
 
 template <typename T>
-Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e,
-             const TensorView& dx) {
+Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e, const TensorView& dx) {
   const Spatial phases = dgrad_phases(p);
   const bool channels_last = is_channels_last(dx, dy);
   // Phase 0 has the most results, so its plan bounds the number of tasks of every phase.
@@ -255,9 +255,11 @@ Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, co
     Plan plan = make_plan<accumulate_t<T>>(g, channels_last);
     plan.pixel_block = bound.pixel_block;
     plan.channel_block = bound.channel_block;
-    Operands<T> op{dy, phase_view(dx, phase, p.stride, g.out),
+    Operands<T> op{dy,
+                   phase_view(dx, phase, p.stride, g.out),
                    {data<T>(w), w.stride[kC], w.stride[kN], {w.stride[kD], w.stride[kH], w.stride[kW]}},
-                   g.depth * w.stride[kN], e};
+                   g.depth * w.stride[kN],
+                   e};
     op.epilogue.residual = phase_view(e.residual, phase, p.stride, g.out);
     const int64_t channel_task = task % bound.channel_tasks, rest = task % tasks / bound.channel_tasks;
     if (rest % bound.pixel_tasks * plan.pixel_block >= plan.pixels) return;
@@ -278,8 +280,7 @@ const char* conv_gemm_supports(ConvOp, const ConvProblem& p, const ConvTensors& 
 Status conv_fprop_gemm(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
                        const TensorView& y) {
   Status status = kOk;
-  if (numel(y) > 0)
-    visit_floating(y.dtype, [&](auto t) { status = fprop<typename decltype(t)::type>(p, x, w, e, y); });
+  if (numel(y) > 0) visit_floating(y.dtype, [&](auto t) { status = fprop<typename decltype(t)::type>(p, x, w, e, y); });
   return status;
 }
 

@@ -14,9 +14,9 @@ inline namespace CONVKIT_ISA {
 constexpr int64_t kMaxPixels = 512;  // of a block
 
 struct Segment {
-  int64_t in, out, residual;      // element offsets of its first pixel at channel 0, and tap shift 0
-  int64_t start[kMaxSpatial];     // input position of its first pixel at tap shift 0
-  int64_t at, length;             // pixels [at, at + length) of the block
+  int64_t in, out, residual;   // element offsets of its first pixel at channel 0, and tap shift 0
+  int64_t start[kMaxSpatial];  // input position of its first pixel at tap shift 0
+  int64_t at, length;          // pixels [at, at + length) of the block
 };
 
 // Part of a segment within one vector of pixels: lanes of `write` of the vector at dst, of which those of

@@ -56,12 +56,12 @@ struct Slot {
 template <typename T>
 struct ResultBlock {
   T* out;
-  const T* residual;             // nullptr: none
-  const T *scale, *bias;         // of the block's first channel; nullptr: none
-  int64_t step, residual_step;   // between lanes
+  const T* residual;            // nullptr: none
+  const T *scale, *bias;        // of the block's first channel; nullptr: none
+  int64_t step, residual_step;  // between lanes
   bool channels_in_rows;
   const int64_t *row_out, *row_residual;
-  const Slot* slots;             // those of panel i are [panel_slots[i], panel_slots[i + 1])
+  const Slot* slots;  // those of panel i are [panel_slots[i], panel_slots[i + 1])
   const int64_t* panel_slots;
 };
 

@@ -50,8 +50,7 @@ CONVKIT_INLINE void pack_weight_rows(accumulate_t<T>* dst, const Gather& g, cons
   for (int64_t t = 0; t < d.taps; ++t) {
     const T* tap = from + w.tap_offset(tap_at(g, d.tap + t));
     for (int64_t c = 0; c < d.channels; ++c)
-      for (int64_t i = 0; i < rows; ++i)
-        dst[i * kDepthPitch + c * d.taps + t] = load(tap + i * w.row + c * w.channel);
+      for (int64_t i = 0; i < rows; ++i) dst[i * kDepthPitch + c * d.taps + t] = load(tap + i * w.row + c * w.channel);
   }
 }
 

@@ -206,8 +206,7 @@ CONVKIT_INLINE void transpose_block(float* dst, int64_t dst_pitch, const float* 
 #endif
 
 template <typename A>
-CONVKIT_INLINE void transpose(A* dst, int64_t dst_pitch, const A* src, int64_t src_pitch, int64_t rows,
-                              int64_t cols) {
+CONVKIT_INLINE void transpose(A* dst, int64_t dst_pitch, const A* src, int64_t src_pitch, int64_t rows, int64_t cols) {
 #if CONVKIT_AVX512
   if constexpr (sizeof(A) == sizeof(float)) {
     for (int64_t i = 0; i < rows; i += 16)
