@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convkit.autograd.function import Formula, operation
@@ -26,6 +27,13 @@ from convkit.backends.selection import select
 from convkit.problem import ConvSpec
 
 Grads = tuple[Tensor | None, ...]
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 def _conj(t: Tensor) -> Tensor:
@@ -45,7 +53,7 @@ class Fprop(Formula):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, w, _, ctx.spec, _, ctx.backend = inputs
+        x, w, _, ctx.spec, ctx.channels_last, ctx.backend = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, w)
 
@@ -62,6 +70,15 @@ class Fprop(Formula):
             if needs_b:
                 db = bgrad(dy, ctx.backend)
         return dx, dw, db, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor:
+        x, w = ctx.saved_tensors
+        static = ctx.spec, ctx.channels_last, ctx.backend
+        terms = [] if tx is None else [fprop(tx, w, None, *static)]
+        terms += [] if tw is None else [fprop(x, tw, None, *static)]
+        terms += [] if tb is None else [fprop(x, torch.zeros_like(w), tb, *static)]
+        return _sum(terms)
 
 
 class Dgrad(Formula):
@@ -83,7 +100,7 @@ class Dgrad(Formula):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        dy, w, _, ctx.input_size, ctx.spec, _, ctx.backend = inputs
+        dy, w, _, ctx.input_size, ctx.spec, ctx.channels_last, ctx.backend = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(dy, w)
 
@@ -101,6 +118,15 @@ class Dgrad(Formula):
                 db = bgrad(g, ctx.backend)
         return ddy, dw, db, None, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tdy: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor:
+        dy, w = ctx.saved_tensors
+        static = ctx.input_size, ctx.spec, ctx.channels_last, ctx.backend
+        terms = [] if tdy is None else [dgrad(tdy, w, None, *static)]
+        terms += [] if tw is None else [dgrad(dy, tw, None, *static)]
+        terms += [] if tb is None else [dgrad(dy, torch.zeros_like(w), tb, *static)]
+        return _sum(terms)
+
 
 class Wgrad(Formula):
     """dw = the adjoint of conv(x, .) applied to dy."""
@@ -115,7 +141,7 @@ class Wgrad(Formula):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        dy, x, ctx.kernel_size, ctx.spec, _, ctx.backend = inputs
+        dy, x, ctx.kernel_size, ctx.spec, ctx.channels_last, ctx.backend = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(dy, x)
 
@@ -131,6 +157,14 @@ class Wgrad(Formula):
                 dx = dgrad(_conj(dy), g, None, tuple(x.shape[2:]), ctx.spec, is_channels_last(x), ctx.backend)
         return ddy, dx, None, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tdy: Tensor | None, tx: Tensor | None) -> Tensor:
+        dy, x = ctx.saved_tensors
+        static = ctx.kernel_size, ctx.spec, ctx.channels_last, ctx.backend
+        terms = [] if tdy is None else [wgrad(tdy, x, *static)]
+        terms += [] if tx is None else [wgrad(dy, tx, *static)]
+        return _sum(terms)
+
 
 class Bgrad(Formula):
     """db = the sum of dy over batch and space."""
@@ -143,7 +177,7 @@ class Bgrad(Formula):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.size = inputs[0].shape
+        ctx.size, ctx.backend = inputs[0].shape, inputs[1]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward()
 
@@ -152,6 +186,10 @@ class Bgrad(Formula):
         if g is None:
             return None, None
         return g.view(1, -1, *(1,) * (len(ctx.size) - 2)).expand(ctx.size), None
+
+    @staticmethod
+    def jvp(ctx: Any, tdy: Tensor) -> Tensor:
+        return bgrad(tdy, ctx.backend)
 
 
 fprop = operation(Fprop)
@@ -165,7 +203,7 @@ def convolution(x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, backe
 
     y is channels_last where x or w is. Shapes and dtypes were validated by the caller.
     """
-    chosen, spec = select("conv_fprop", x, spec, backend)
+    chosen, spec = select("conv_fprop", x, w, spec, backend)
     return fprop(x, w, bias, spec, is_channels_last(x) or is_channels_last(w), chosen)
 
 
@@ -176,5 +214,5 @@ def transposed_convolution(
 
     The result is channels_last where x or w is. Shapes and dtypes were validated by the caller.
     """
-    chosen, spec = select("conv_dgrad", x, spec, backend)
+    chosen, spec = select("conv_dgrad", x, w, spec, backend)
     return dgrad(x, w, bias, tuple(output_size), spec, is_channels_last(x) or is_channels_last(w), chosen)

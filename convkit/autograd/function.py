@@ -61,6 +61,17 @@ def _transforms_around_trace() -> bool:
 _transforms_around_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+class _Static:
+    __slots__ = ("values",)
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
+
+
+def _function(name: str, **methods: Callable[..., Any]) -> Any:
+    return type(name, (Function,), {key: staticmethod(method) for key, method in methods.items()})
+
+
 def operation(formula: type[Formula]) -> Callable[..., Any]:
     """The callable of ``formula``: it takes the arguments of ``formula.forward``."""
     name, count, forward, setup_context = formula.__name__, formula.tensors, formula.forward, formula.setup_context
@@ -70,26 +81,31 @@ def operation(formula: type[Formula]) -> Callable[..., Any]:
         setup_context(ctx, args, output)
         return output
 
+    # Under transforms the static arguments travel as one opaque object: PyTorch's generated vmap rule takes
+    # tuples apart and expects a gradient for each of their elements.
+    def transformed_forward(*args: Any) -> Any:
+        return forward(*args[:count], *args[count].values)
+
     def transformed_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        setup_context(ctx, inputs, output)
+        setup_context(ctx, (*inputs[:count], *inputs[count].values), output)
         ctx.save_for_forward(*ctx.to_save)
+
+    def transformed_backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        return (*formula.backward(ctx, *gradients)[:count], None)
 
     def transformed_jvp(ctx: Any, *tangents: Any) -> Any:
         return formula.jvp(ctx, *tangents[:count])
 
-    shared = {"backward": staticmethod(formula.backward)}
-    with_setup = {**shared, "forward": staticmethod(forward), "generate_vmap_rule": True}
-    eager: Any = type(name, (Function,), {**shared, "forward": staticmethod(eager_forward)})
-    compiled: Any = type(name, (Function,), {**with_setup, "setup_context": staticmethod(setup_context)})
-    transformed: Any = type(
+    eager = _function(name, forward=eager_forward, backward=formula.backward)
+    compiled = _function(name, forward=forward, setup_context=setup_context, backward=formula.backward)
+    transformed = _function(
         name,
-        (Function,),
-        {
-            **with_setup,
-            "setup_context": staticmethod(transformed_setup),
-            "jvp": staticmethod(transformed_jvp),
-        },
+        forward=transformed_forward,
+        setup_context=transformed_setup,
+        backward=transformed_backward,
+        jvp=transformed_jvp,
     )
+    transformed.generate_vmap_rule = True
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -99,7 +115,7 @@ def operation(formula: type[Formula]) -> Callable[..., Any]:
                 return run(call, *args)
             return compiled.apply(*args)
         if _functorch_active() or forward_ad._current_level >= 0:
-            return transformed.apply(*args)
+            return transformed.apply(*args[:count], _Static(args[count:]))
         if torch.is_grad_enabled():
             for t in args[:count]:
                 if t is not None and t.requires_grad:

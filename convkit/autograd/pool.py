@@ -48,6 +48,11 @@ class MaxPool(Formula):
         (offsets,) = ctx.saved_tensors
         return select_bwd(dy, offsets, ctx.size, ctx.spec, ctx.channels_last, ctx.backend), None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tx: Tensor) -> tuple[Tensor, None]:
+        (offsets,) = ctx.saved_tensors
+        return pool_select(tx, offsets, ctx.spec, ctx.channels_last, ctx.backend), None
+
 
 class Select(Formula):
     """y[o] = x[the element that offsets[o] names]."""
@@ -71,6 +76,11 @@ class Select(Formula):
         dx = select_bwd(dy, offsets, ctx.size, ctx.spec, ctx.channels_last, ctx.backend)
         return dx, None, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tx: Tensor, _: None) -> Tensor:
+        (offsets,) = ctx.saved_tensors
+        return pool_select(tx, offsets, ctx.spec, ctx.channels_last, ctx.backend)
+
 
 class SelectBwd(Formula):
     """dx[i] = the sum of dy[o] over the windows o whose offset names i: the adjoint of Select."""
@@ -86,6 +96,7 @@ class SelectBwd(Formula):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _remember(ctx, inputs[0], inputs[3], inputs[5])
+        ctx.input_size = inputs[2]
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
@@ -95,6 +106,11 @@ class SelectBwd(Formula):
         (offsets,) = ctx.saved_tensors
         ddy = pool_select(g, offsets, ctx.spec, ctx.channels_last, ctx.backend)
         return ddy, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tdy: Tensor, _: None) -> Tensor:
+        (offsets,) = ctx.saved_tensors
+        return select_bwd(tdy, offsets, ctx.input_size, ctx.spec, ctx.channels_last, ctx.backend)
 
 
 class AvgPool(Formula):
@@ -117,6 +133,10 @@ class AvgPool(Formula):
             return None, None, None, None
         return avg_pool_bwd(dy, ctx.size, ctx.spec, ctx.channels_last, ctx.backend), None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tx: Tensor) -> Tensor:
+        return avg_pool(tx, ctx.spec, ctx.channels_last, ctx.backend)
+
 
 class AvgPoolBwd(Formula):
     """dx = the adjoint of AvgPool applied to dy."""
@@ -132,6 +152,7 @@ class AvgPoolBwd(Formula):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _remember(ctx, inputs[0], inputs[2], inputs[4])
+        ctx.input_size = inputs[1]
         ctx.save_for_backward()
 
     @staticmethod
@@ -139,6 +160,10 @@ class AvgPoolBwd(Formula):
         if g is None:
             return None, None, None, None, None
         return avg_pool(g, ctx.spec, ctx.channels_last, ctx.backend), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tdy: Tensor) -> Tensor:
+        return avg_pool_bwd(tdy, ctx.input_size, ctx.spec, ctx.channels_last, ctx.backend)
 
 
 max_pool = operation(MaxPool)
@@ -155,7 +180,7 @@ def max_pooling(
 
     With ``return_indices`` also the int64 indices of the chosen elements, flat within the unpadded plane of x.
     """
-    chosen, spec = select("max_pool", x, spec, backend)
+    chosen, spec = select("max_pool", x, None, spec, backend)
     y, offsets = max_pool(x, spec, is_channels_last(x), chosen)
     if not return_indices:
         return y
@@ -164,5 +189,5 @@ def max_pooling(
 
 def average_pooling(x: Tensor, spec: PoolSpec, backend: str | None = None) -> Tensor:
     """The sum of each window of x (N, C, *spatial) over its divisor -> (N, C, *out), in x's memory layout."""
-    chosen, spec = select("avg_pool", x, spec, backend)
+    chosen, spec = select("avg_pool", x, None, spec, backend)
     return avg_pool(x, spec, is_channels_last(x), chosen)

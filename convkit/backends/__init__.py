@@ -2,12 +2,13 @@
 
 Argument > ``with convkit.backend("name")`` > environment variable ``CONVKIT_BACKEND`` > automatic. An explicit
 choice never falls back: it runs, or raises with the reason. The automatic choice takes the first backend of
-:data:`AUTOMATIC` that supports the operation; :func:`explain` lists what each of them says.
+``selection.AUTOMATIC`` that supports the operation; :func:`explain` lists what each of them says.
 """
 
 from __future__ import annotations
 
 from convkit.backends.base import RAW_OPS, Backend
+from convkit.backends.explain import Explanation, explain
 from convkit.backends.selection import backend, get, names, register, resolve, select
 
-__all__ = ["RAW_OPS", "Backend", "backend", "get", "names", "register", "resolve", "select"]
+__all__ = ["RAW_OPS", "Backend", "Explanation", "backend", "explain", "get", "names", "register", "resolve", "select"]

@@ -43,6 +43,15 @@ class Backend:
         """The algorithms that ``ConvSpec.algorithm`` can name: number i is the i-th of these, from 1."""
         return ()
 
+    def plan(
+        self, op: str, a: Tensor, b: Tensor, size: tuple[int, ...], spec: ConvSpec, channels_last: bool
+    ) -> str | None:
+        """The algorithm that ``op`` would run, or None: fprop of (x, w), dgrad of (dy, w), wgrad of (dy, x).
+
+        ``size`` is dgrad's input size or wgrad's kernel size.
+        """
+        return None
+
     def conv_fprop(
         self,
         x: Tensor,

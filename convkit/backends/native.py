@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
 
 import torch
@@ -15,6 +16,7 @@ from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 COMPLEX = (torch.complex64, torch.complex128)
+CONV_OPS = ("conv_fprop", "conv_dgrad", "conv_wgrad")  # as the library numbers them
 
 
 def _load() -> str | None:
@@ -29,6 +31,14 @@ def _load() -> str | None:
     return None
 
 
+@lru_cache(maxsize=1)
+def _algorithms() -> tuple[str, ...]:
+    list_algorithms = ctypes.CDLL(str(LIBRARY)).convkit_algorithms
+    list_algorithms.restype = ctypes.c_char_p
+    lines: bytes = list_algorithms()
+    return tuple(lines.decode().split())
+
+
 _pack_conv = lru_cache(maxsize=1024)(pack_conv)
 _pack_pool = lru_cache(maxsize=1024)(pack_pool)
 
@@ -40,6 +50,11 @@ def _conv_list(spec: ConvSpec, channels_last: bool) -> list[int]:
 
 def _pool_list(spec: PoolSpec, channels_last: bool) -> list[int]:
     return pack_pool(spec, channels_last) if torch.compiler.is_compiling() else _pack_pool(spec, channels_last)
+
+
+def _alpha(spec: ConvSpec) -> float:
+    # Not read where it does not matter: torch.compile makes a symbol of a float.
+    return spec.alpha if spec.activation else 0.0
 
 
 class Native(Backend):
@@ -59,9 +74,19 @@ class Native(Backend):
             self._indices = ops.pool_indices.default
             self._avg_pool = ops.avg_pool.default
             self._avg_pool_bwd = ops.avg_pool_bwd.default
+            self._plan = ops.conv_plan.default
 
     def available(self) -> str | None:
         return self._reason
+
+    def algorithms(self) -> tuple[str, ...]:
+        return _algorithms() if self._reason is None else ()
+
+    def plan(
+        self, op: str, a: Tensor, b: Tensor, size: tuple[int, ...], spec: ConvSpec, channels_last: bool
+    ) -> str | None:
+        number = self._plan(CONV_OPS.index(op), a, b, size, _conv_list(spec, channels_last))
+        return self.algorithms()[number - 1] if number else None
 
     def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
         if self._reason is not None:
@@ -90,7 +115,7 @@ class Native(Backend):
         spec: ConvSpec,
         channels_last: bool,
     ) -> Tensor:
-        return self._fprop(x, w, bias, scale, residual, _conv_list(spec, channels_last), spec.alpha)
+        return self._fprop(x, w, bias, scale, residual, _conv_list(spec, channels_last), _alpha(spec))
 
     def conv_dgrad(
         self,
@@ -103,7 +128,7 @@ class Native(Backend):
         spec: ConvSpec,
         channels_last: bool,
     ) -> Tensor:
-        return self._dgrad(dy, w, bias, scale, residual, input_size, _conv_list(spec, channels_last), spec.alpha)
+        return self._dgrad(dy, w, bias, scale, residual, input_size, _conv_list(spec, channels_last), _alpha(spec))
 
     def conv_wgrad(
         self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool

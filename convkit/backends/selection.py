@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from functools import lru_cache
@@ -37,6 +38,9 @@ _context: ContextVar[Request | None] = ContextVar("convkit_backend", default=Non
 # The request of the context entered or left last. A compiled graph guards on it (a ContextVar cannot be guarded
 # on), so that a graph traced under one choice is traced anew under another.
 _latest: Request | None = None
+# Told of every choice before it is made, with what it is made for.
+Listener = Callable[[str, Tensor, "Tensor | None", Any, "Request | None"], None]
+_listener: ContextVar[Listener | None] = ContextVar("convkit_listener", default=None)
 
 
 def register(implementation: Backend) -> None:
@@ -120,13 +124,28 @@ def refusal(implementation: Backend, op: str, dtype: torch.dtype, device: torch.
     return implementation.available() or implementation.supports(op, dtype, device, spec)
 
 
+def with_algorithm(implementation: Backend, spec: Any, chosen: Request | None) -> Any:
+    """``spec``, naming the requested algorithm where one was requested; pools have one each."""
+    if chosen is None or chosen.algorithm is None or not isinstance(spec, ConvSpec):
+        return spec
+    return spec._replace(algorithm=implementation.algorithms().index(chosen.algorithm) + 1)
+
+
+def listen(listener: Listener) -> Token[Listener | None]:
+    """From now on in this context, tells ``listener`` of every choice; undone by :func:`unlisten`."""
+    return _listener.set(listener)
+
+
+def unlisten(token: Token[Listener | None]) -> None:
+    _listener.reset(token)
+
+
 def _find(
     op: str, dtype: torch.dtype, device: torch.device, spec: Any, chosen: Request | None
 ) -> tuple[Backend, Any]:
     if chosen is not None:
         implementation = get(chosen.name)
-        if chosen.algorithm is not None and isinstance(spec, ConvSpec):
-            spec = spec._replace(algorithm=implementation.algorithms().index(chosen.algorithm) + 1)
+        spec = with_algorithm(implementation, spec, chosen)
         reason = refusal(implementation, op, dtype, device, spec)
         if reason is not None:
             raise RuntimeError(f"backend {chosen.name!r}, chosen by {chosen.source}, cannot run {op}: {reason}")
@@ -143,11 +162,15 @@ def _find(
 _choose = lru_cache(maxsize=4096)(_find)
 
 
-def select(op: str, x: Tensor, spec: Any, name: str | None = None) -> tuple[Backend, Any]:
-    """The backend for raw operation ``op`` on tensors like ``x``, and ``spec`` with the requested algorithm."""
+def select(op: str, x: Tensor, w: Tensor | None, spec: Any, name: str | None = None) -> tuple[Backend, Any]:
+    """The backend for raw operation ``op`` of ``x`` (and ``w``), and ``spec`` with the requested algorithm."""
     if torch.compiler.is_compiling():
+        # Reading _latest makes Dynamo guard on it; only then is the constant right in every later call.
         chosen = _traced_request(name) if _latest is None or _latest.name is not None else None
         return _find(op, x.dtype, x.device, spec, chosen)
+    listener = _listener.get()
+    if listener is not None:
+        listener(op, x, w, spec, request(name))
     return _choose(op, x.dtype, x.device, spec, request(name))
 
 
