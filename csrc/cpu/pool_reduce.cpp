@@ -20,24 +20,6 @@ CONVKIT_INLINE int64_t divisor(const PoolProblem& p, int64_t o, int64_t q, int64
 }
 
 template <typename T>
-void forward_plane(const PoolProblem& p, const TensorView& x, const TensorView& y, int64_t n, int64_t c) {
-  for (int64_t o = 0; o < p.out[0]; ++o)
-    for (int64_t q = 0; q < p.out[1]; ++q)
-      for (int64_t r = 0; r < p.out[2]; ++r) {
-        const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q), w = tap_range(p, 2, r);
-        accumulate_t<T> sum{};
-        for (int64_t td = d.begin; td < d.end; ++td)
-          for (int64_t th = h.begin; th < h.end; ++th)
-            for (int64_t tw = w.begin; tw < w.end; ++tw)
-              sum = static_cast<accumulate_t<T>>(
-                  sum + load(data<T>(x) + offset(x, n, c, d.start + td * p.dilation[0], h.start + th * p.dilation[1],
-                                                 w.start + tw * p.dilation[2])));
-        store(data<T>(y) + offset(y, n, c, o, q, r),
-              static_cast<accumulate_t<T>>(sum / static_cast<accumulate_t<T>>(divisor(p, o, q, r))));
-      }
-}
-
-template <typename T>
 void backward_plane(const PoolProblem& p, const TensorView& dy, const TensorView& dx, int64_t n, int64_t c) {
   for (int64_t d = 0; d < p.in[0]; ++d)
     for (int64_t h = 0; h < p.in[1]; ++h)
@@ -68,12 +50,6 @@ Status for_planes(const PoolProblem& p, DType dtype, const F& run) {
 }
 
 }  // namespace
-
-Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) {
-  return for_planes(p, x.dtype, [&](auto t, int64_t n, int64_t c) {
-    forward_plane<typename decltype(t)::type>(p, x, y, n, c);
-  });
-}
 
 Status avg_pool_bwd(const PoolProblem& p, const TensorView& dy, const TensorView& dx) {
   return for_planes(p, dy.dtype, [&](auto t, int64_t n, int64_t c) {

@@ -26,14 +26,6 @@ CONVKIT_INLINE int64_t load_offset(const TensorView& offsets, int64_t at) {
   }
 }
 
-CONVKIT_INLINE void store_offset(const TensorView& offsets, int64_t at, int64_t tap) {
-  switch (dtype_bytes(offsets.dtype)) {
-    case 1: data<uint8_t>(offsets)[at] = static_cast<uint8_t>(tap); break;
-    case 2: data<int16_t>(offsets)[at] = static_cast<int16_t>(tap); break;
-    default: data<int32_t>(offsets)[at] = static_cast<int32_t>(tap); break;
-  }
-}
-
 // The input position that a window offset names; false where an (invalid) offset names none.
 CONVKIT_INLINE bool locate(const PoolProblem& p, int64_t o, int64_t q, int64_t r, int64_t tap, int64_t (&at)[3]) {
   const int64_t s = p.kernel[2], rs = p.kernel[1] * s;
@@ -44,40 +36,6 @@ CONVKIT_INLINE bool locate(const PoolProblem& p, int64_t o, int64_t q, int64_t r
     if (at[i] < 0 || at[i] >= p.in[i]) return false;
   }
   return true;
-}
-
-template <typename T>
-CONVKIT_INLINE accumulate_t<T> lowest() {
-  using A = accumulate_t<T>;
-  if constexpr (IsFloating<A>::value) return -static_cast<A>(__builtin_inf());
-  if constexpr (static_cast<A>(-1) > A(0)) return A(0);
-  return static_cast<A>(uint64_t{1} << (8 * sizeof(A) - 1));
-}
-
-template <typename T>
-void max_plane(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets, int64_t n,
-               int64_t c) {
-  for_outputs(p.out, [&](int64_t o, int64_t q, int64_t r) {
-    const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q), w = tap_range(p, 2, r);
-    // Without any element inside, as dilation can bring about, a window's maximum is the lowest value.
-    const bool empty = d.begin == d.end || h.begin == h.end || w.begin == w.end;
-    int64_t best = empty ? 0 : (d.begin * p.kernel[1] + h.begin) * p.kernel[2] + w.begin;
-    auto top = empty ? lowest<T>()
-                     : load(data<T>(x) + offset(x, n, c, d.start + d.begin * p.dilation[0],
-                                                h.start + h.begin * p.dilation[1], w.start + w.begin * p.dilation[2]));
-    for (int64_t td = d.begin; td < d.end; ++td)
-      for (int64_t th = h.begin; th < h.end; ++th)
-        for (int64_t tw = w.begin; tw < w.end; ++tw) {
-          const auto v = load(data<T>(x) + offset(x, n, c, d.start + td * p.dilation[0], h.start + th * p.dilation[1],
-                                                  w.start + tw * p.dilation[2]));
-          if (v > top || v != v) {
-            top = v;
-            best = (td * p.kernel[1] + th) * p.kernel[2] + tw;
-          }
-        }
-    store(data<T>(y) + offset(y, n, c, o, q, r), top);
-    if (offsets.data != nullptr) store_offset(offsets, offset(offsets, n, c, o, q, r), best);
-  });
 }
 
 template <typename T>
@@ -119,12 +77,6 @@ Status for_planes(const PoolProblem& p, DType dtype, const F& run) {
 }
 
 }  // namespace
-
-Status max_pool(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
-  return for_planes(p, x.dtype, [&](auto t, int64_t n, int64_t c) {
-    max_plane<typename decltype(t)::type>(p, x, y, offsets, n, c);
-  });
-}
 
 Status pool_select(const PoolProblem& p, const TensorView& x, const TensorView& offsets, const TensorView& y) {
   return for_planes(p, x.dtype, [&](auto t, int64_t n, int64_t c) {

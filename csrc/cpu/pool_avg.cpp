@@ -1,0 +1,32 @@
+// avg_pool: the sum of each window over its divisor, and the adjoint.
+//
+// Computes  y[o] = sum over taps of x / divisor(o);  dx[i] = sum over the windows o that read i of dy[o] / divisor(o)
+// Mapping   as max_pool.
+// Limits    floating dtypes and int64 (truncating division).
+#include "cpu/kernels.h"
+#include "cpu/pool_rows.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+namespace {
+
+template <typename F>
+CONVKIT_INLINE Status visit_averaging(DType dtype, const F& run) {
+  Status status = kOk;
+  const auto keep = [&](auto t) { status = run(t); };
+  if (visit_floating(dtype, keep)) return status;
+  if (dtype == DType::kInt64) return run(Type<int64_t>{});
+  return {"avg_pool has no kernel for this dtype"};
+}
+
+}  // namespace
+
+Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) {
+  return visit_averaging(x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    return pool_rows<AvgOp, T, false>(p, x, y, TensorView{});
+  });
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit

@@ -1,0 +1,90 @@
+// Rows between tensors and the row engines' buffers.
+//
+// A staged row is split by phase: element a (counted from the start of window 0) lies in phase a % s at
+// position a / s. The taps of neighbouring windows are then neighbours in memory whatever the stride, so that
+// every inner loop is plain vector loads.
+#pragma once
+
+#include "cpu/pool_tasks.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+namespace {
+
+// Elements src[0], src[stride], ... (n of them) become elements at, at + 1, ... of a staged row.
+template <typename T>
+CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t at, int64_t s, int64_t phases,
+                              int64_t pitch, pool_accumulate_t<T>* dst) {
+  using A = pool_accumulate_t<T>;
+  constexpr int64_t lanes = Lanes<A>::count;
+  if (s == 1 && stride == 1) {
+    dst += at;
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) store_vec(dst + i, load_vec(src + i));
+    if (i < n) store_part(dst + i, load_part(src + i, n - i), n - i);
+    return;
+  }
+  if (s == 2 && phases == 2 && stride == 1) {
+    if (at % 2 == 1 && n > 0) {
+      dst[pitch + at / 2] = load_one(src++);
+      ++at;
+      --n;
+    }
+    A *even = dst + at / 2, *odd = even + pitch;
+    int64_t i = 0;
+    for (; 2 * (i + lanes) <= n; i += lanes) {
+      const auto a = load_vec(src + 2 * i), b = load_vec(src + 2 * i + lanes);
+      store_vec(even + i, every_second<0>(a, b, LaneNumbers<A>{}));
+      store_vec(odd + i, every_second<1>(a, b, LaneNumbers<A>{}));
+    }
+    const int64_t rest = n - 2 * i;
+    if (rest > 0) {
+      const auto a = rest >= lanes ? load_vec(src + 2 * i) : load_part(src + 2 * i, rest);
+      const auto b = rest > lanes ? load_part(src + 2 * i + lanes, rest - lanes) : Vec<A>{};
+      store_part(even + i, every_second<0>(a, b, LaneNumbers<A>{}), (rest + 1) / 2);
+      store_part(odd + i, every_second<1>(a, b, LaneNumbers<A>{}), rest / 2);
+    }
+    return;
+  }
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    int64_t i = (phase - at % s + s) % s;
+    A* to = dst + phase * pitch + (at + i) / s;
+    for (; i < n; i += s) *to++ = load_one(src + i * stride);
+  }
+}
+
+// The way back: elements at, at + 1, ... (n of them) of a row split into all s phases go to dst[0], dst[stride], ...
+template <typename T>
+CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, int64_t s, int64_t at, int64_t n,
+                                T* dst, int64_t stride) {
+  using A = pool_accumulate_t<T>;
+  constexpr int64_t lanes = Lanes<A>::count;
+  if (s == 1 && stride == 1) {
+    for (int64_t i = 0; i < n; i += lanes) store_up_to(dst + i, load_vec(src + at + i), n - i);
+    return;
+  }
+  if (s == 2 && stride == 1) {
+    if (at % 2 == 1 && n > 0) {
+      store_one(dst++, src[pitch + at / 2]);
+      ++at;
+      --n;
+    }
+    const A *even = src + at / 2, *odd = even + pitch;
+    for (int64_t i = 0; 2 * i < n; i += lanes) {
+      const auto a = load_vec(even + i), b = load_vec(odd + i);
+      store_up_to(dst + 2 * i, zipped<0>(a, b, LaneNumbers<A>{}), n - 2 * i);
+      if (n - 2 * i > lanes)
+        store_up_to(dst + 2 * i + lanes, zipped<1>(a, b, LaneNumbers<A>{}), n - 2 * i - lanes);
+    }
+    return;
+  }
+  for (int64_t phase = 0; phase < s; ++phase) {
+    int64_t i = (phase - at % s + s) % s;
+    const A* from = src + phase * pitch + (at + i) / s;
+    for (; i < n; i += s) store_one(dst + i * stride, *from++);
+  }
+}
+
+}  // namespace
+}  // namespace CONVKIT_ISA
+}  // namespace convkit
