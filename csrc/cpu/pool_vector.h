@@ -147,7 +147,7 @@ CONVKIT_INLINE Vec<pool_accumulate_t<T>> widen(R r) {
     return (V)(__builtin_convertvector(r, U) << 16);
   } else if constexpr (__is_same(T, float16)) {
 #if defined(__AVX512F__)
-    return _mm512_cvtph_ps((__m256i)r);
+    return _mm512_maskz_cvtph_ps(0xffff, (__m256i)r);  // all lanes: GCC 12 warns about the unmasked form
 #elif defined(__F16C__)
     return _mm256_cvtph_ps((__m128i)r);
 #else
@@ -174,7 +174,7 @@ CONVKIT_INLINE typename Simd<T, Lanes<pool_accumulate_t<T>>::count>::type narrow
     return __builtin_convertvector(v != v ? quiet : rounded, R);
   } else if constexpr (__is_same(T, float16)) {
 #if defined(__AVX512F__)
-    return (R)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+    return (R)_mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__)
     return (R)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
 #else
