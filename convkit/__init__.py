@@ -1,11 +1,26 @@
 """convkit: convolution and pooling kernels for PyTorch.
 
 ``functional`` and ``nn`` have the names, signatures and results of torch.nn.functional and torch.nn;
-``backend`` chooses who computes.
+``backend`` chooses who computes, ``explain`` says who does and why; ``convert`` swaps the layers of a
+model, ``revert`` swaps them back; ``output_size`` and ``receptive_field`` are the formulas.
 """
 
 from convkit import functional, nn
-from convkit.backends import backend
+from convkit.backends import backend, explain
+from convkit.conversion import convert, revert
+from convkit.fusion import fuse_conv_bn_eval
+from convkit.geometry import output_size, receptive_field
 from convkit.version import __version__
 
-__all__ = ["__version__", "backend", "functional", "nn"]
+__all__ = [
+    "__version__",
+    "backend",
+    "convert",
+    "explain",
+    "functional",
+    "fuse_conv_bn_eval",
+    "nn",
+    "output_size",
+    "receptive_field",
+    "revert",
+]

@@ -269,21 +269,34 @@ def first_line(error: Exception) -> str:
 
 def excused(call: Call, expected: Any, got: Any) -> bool:
     """Calls on which PyTorch's answer is an accident of the library that it hands the work to, or a defect."""
+    if call.op == "avg_pool3d" and "not implemented for 'Half'" in str(expected).replace("BFloat16", "Half"):
+        return not isinstance(got, Exception)  # PyTorch's CPU kernels leave these two dtypes out
+    if isinstance(expected, AttributeError):
+        return isinstance(got, TypeError)  # max_pool3d asks what is no tensor for its device
     if "conv" not in call.op:
         return False
     x, w = call.args[:2]
     if isinstance(w, torch.Tensor) and w.dim() > 2 and 0 in w.shape[1:]:
         return True  # no input channels, an empty kernel
     text, ours = (str(e) if isinstance(e, Exception) else "" for e in (expected, got))
-    if "could not c" in text or "cannot reshape" in text:  # oneDNN's own complaint, and one about empty batches
-        return bool(ours)
-    if "dilation" in ours and (not text or "dilation" in text):
+    if any(words in text for words in ("could not c", "cannot reshape", "integer multiplication overflow")):
+        return bool(ours)  # the library's own complaint about a size
+    if "Output size is too small" in ours:
+        # PyTorch returns an empty result in some dtypes, and looks at the weight's dtype first in others.
+        return not text or "should be the same" in text
+    if "dilation" in ours and (not text or "dilation" in text or "dimensions are invalid" in text):
         return call.kwargs.get("dilation") in (
             0,
             (0,) * int(call.op[-2]),
         )  # a zero is worded in two ways, and let through for empty batches
     if "should be the same" in ours + text and "expected scalar type" in ours + text:
         return True  # the same complaint, worded by problem size and thread count
+    if call.kwargs.get("padding") == "same":
+        # PyTorch looks at dtypes in another order then, and may name the padded input's size
+        if "should be the same" in ours and "should be the same" in text:
+            return True
+        if ", expected input[" in text:
+            return ours.startswith(text.split("expected input[")[0])
     if "bias type" in ours and "transpose" in call.op:
         return True  # a bias of another dtype is met late, or not at all
     return x.dtype is torch.bool and 0 in x.shape if isinstance(x, torch.Tensor) else False
@@ -312,15 +325,36 @@ def compare(call: Call) -> str | None:
                 # PyTorch misreads half weights of some strides: its float64 result decides.
                 exact = outcome(F, call.in_float64())[which == "gradient"][i]
                 difference = None if torch.equal(exact, b.double()) else difference
+            if difference and torch.isinf(theirs[0].double()).any():
+                # A dilated window may hold padding alone: its maximum is the lowest value, its index means nothing.
+                difference = None if torch.equal(a[~theirs[0].isinf()], b[~theirs[0].isinf()]) else difference
             if difference:
                 return f"{which} {i}: {difference}"
     return None
 
 
+def long_strides(t: torch.Tensor) -> list[int]:
+    """Strides, but of dimensions of one element, where any will do."""
+    return [stride for size, stride in zip(t.shape, t.stride()) if size > 1]
+
+
+def layout_is_defined(call: Call) -> bool:
+    """Whether PyTorch's result has a layout by its rule, and not by the kernel that happens to compute it."""
+    x = call.args[0]
+    if call.op.endswith("2d"):
+        return True
+    return (
+        call.op in ("conv3d", "max_pool3d")
+        and x.dim() == 5
+        and len(x) > 1
+        and x.dtype in (torch.float32, torch.bfloat16)
+    )
+
+
 def _differs(call: Call, which: str, a: torch.Tensor, b: torch.Tensor) -> str | None:
     if a.shape != b.shape or a.dtype != b.dtype:
         return f"{b.dtype} {list(b.shape)}, PyTorch {a.dtype} {list(a.shape)}"
-    if a.numel() and which == "result" and a.stride() != b.stride():
+    if a.numel() and which == "result" and layout_is_defined(call) and long_strides(a) != long_strides(b):
         return f"strides {b.stride()}, PyTorch {a.stride()} for shape {list(a.shape)}"
     if call.op.startswith("avg") and a.dtype.is_floating_point:
         # One sum of at most 27 whole numbers, one division; its gradient adds up to 27 quotients.

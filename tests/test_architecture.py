@@ -21,7 +21,7 @@ PYTHON_LAYERS = (
     {"autograd"},
     {"functional"},
     {"nn"},
-    {"conversion"},
+    {"conversion", "fusion", "geometry"},
     {"check", "demo", "info", "measure", "terminal", "__main__"},
 )
 MOST_LINES = 500

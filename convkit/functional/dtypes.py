@@ -13,7 +13,6 @@ from convkit.problem.specs import ConvSpec
 FLOATING = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 INTEGERS = frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
 COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
-SMALL_INTEGERS = INTEGERS - {torch.int64}
 
 _CPP_NAMES = {  # as PyTorch prints C++ types: "Input type (float) and bias type (double) should be the same"
     torch.float32: "float",
@@ -69,11 +68,10 @@ def check_operands(op: str, input: Tensor, weight: Tensor, bias: Tensor | None, 
                     f"expected all tensors to be on the same device, but input is on {input.device} and "
                     f"{name} is on {tensor.device}"
                 )
-    transposed = "transpose" in op
-    dilated = any(d != 1 for d in spec.dilation)
-    empty = input.numel() == 0 and dtype in INTEGERS
-    if transposed and not empty and dtype not in FLOATING and dtype not in COMPLEX and dtype is not torch.int64:
-        raise _not_implemented(f"slow_conv_transpose{3 if op.endswith('3d') else 2}d_out_cpu", dtype)
+    unknown = _unsupported(op, input, any(d != 1 for d in spec.dilation))
+    # PyTorch's 2-d kernel compares dtypes before it looks whether it has a kernel, the others after.
+    if unknown and unknown != _PLAIN_2D:
+        raise _not_implemented(unknown, dtype)
     if weight.dtype is not dtype:
         types = f"Input type ({_type_name(input)}) and weight type ({_type_name(weight)}) should be the same"
         if dtype in COMPLEX:
@@ -84,11 +82,23 @@ def check_operands(op: str, input: Tensor, weight: Tensor, bias: Tensor | None, 
             f"expected scalar type {dtype_name(dtype)} but found {dtype_name(weight.dtype)}: "
             "weight must have the input's dtype"
         )
-    if dtype in COMPLEX or dtype in FLOATING or empty:
-        return
-    if dtype not in INTEGERS or (dilated and dtype in SMALL_INTEGERS):
-        where = "slow_conv_dilated<>" if dilated else "compute_columns3d" if op == "conv3d" else "slow_conv2d_cpu"
-        raise _not_implemented(where, dtype)
+    if unknown:
+        raise _not_implemented(unknown, dtype)
+
+
+_PLAIN_2D = "slow_conv2d_cpu"
+
+
+def _unsupported(op: str, input: Tensor, dilated: bool) -> str | None:
+    """The name of PyTorch's CPU kernel that refuses the input's dtype, None where it takes it."""
+    dtype = input.dtype
+    if dtype in FLOATING or dtype in COMPLEX or dtype is torch.int64 or (input.numel() == 0 and dtype in INTEGERS):
+        return None
+    if "transpose" in op:
+        return f"slow_conv_transpose{3 if op.endswith('3d') else 2}d_out_cpu"
+    if dtype in INTEGERS and not dilated:
+        return None
+    return "slow_conv_dilated<>" if dilated else "compute_columns3d" if op == "conv3d" else _PLAIN_2D
 
 
 def _vendor_path(input: Tensor, spec: ConvSpec) -> bool:
@@ -123,7 +133,8 @@ def check_pool_dtype(kind: str, ndim: int, input: Tensor, return_indices: bool) 
     if dtype in FLOATING:
         return
     if kind == "max":
-        if ndim == 1 and not return_indices:
+        through_2d = return_indices or (input.requires_grad and torch.is_grad_enabled())
+        if ndim == 1 and not through_2d:
             raise _not_implemented("max_pool1d_impl", dtype)
         if dtype not in INTEGERS:
             raise _not_implemented("max_pool3d" if ndim == 3 else "max_pool2d", dtype)

@@ -13,11 +13,14 @@ STRING_PADDINGS = ("valid", "same", *SAME_MODES, "causal")
 
 
 class ConvPlan(NamedTuple):
-    """What a checked call does: pad the input, if ``pad`` is not empty, and convolve by ``spec``."""
+    """What a checked call does: pad the input, if ``pad`` is not empty, and convolve by ``spec``.
+
+    A transposed convolution makes a result of ``output_size`` and pads that, with the bias.
+    """
 
     spec: ConvSpec
     batched: bool
-    pad: Ints = ()  # torch.nn.functional.pad's list (last dimension first), for padding modes other than zeros
+    pad: Ints = ()  # torch.nn.functional.pad's list, last dimension first
     output_size: Ints = ()  # of a transposed convolution
 
 
@@ -138,6 +141,8 @@ def _check_window(shape: Ints, weight: Ints, spec: ConvSpec) -> None:
 def _check_not_empty(shape: Ints, kernel: Ints) -> None:
     for length in shape[2:]:
         if length == 0:
+            if len(shape) == 3:
+                shape = (*shape[:2], 1, shape[2])  # PyTorch words a 1-d problem as a 2-d one of height 1
             raise RuntimeError(
                 f"Only zero batch or zero channel inputs are supported, but got input shape: {list(shape)}"
             )
@@ -312,13 +317,24 @@ def plan_conv_transpose(
     spec = ConvSpec(strides, before, after, dilations, groups)
     size = conv_transpose_output_size(shape[2:], weight[2:], spec, extra)
     if any(n < 1 for n in size):
+        height = (1,) if ndim == 1 else ()  # PyTorch words a 1-d problem as a 2-d one of height 1
         raise RuntimeError(
-            f"Given input size per channel: ({spaced(shape[2:], ' x ')}). "
-            f"Calculated output size per channel: ({spaced(size, ' x ')}). Output size is too small"
+            f"Given input size per channel: ({spaced((*height, *shape[2:]), ' x ')}). "
+            f"Calculated output size per channel: ({spaced((*height, *size), ' x ')}). Output size is too small"
         )
     if strict:
         check_fit(size, weight[2:], spec)
-    return ConvPlan(spec, batched, (), size)
+    pad: Ints = ()
+    if any(e >= s for e, s in zip(extra, strides)):
+        # A whole stride of output_padding (below the dilation) gives a result in which the convolution would find
+        # more windows than the input has elements. It finds the right number if its padding behind is that much
+        # smaller; where that would be below zero, the rest of the result is out of every window's reach.
+        whole = tuple(e // s * s for e, s in zip(extra, strides))
+        rest = tuple(max(w - a, 0) for w, a in zip(whole, after))
+        spec = spec._replace(pad_after=tuple(max(a - w, 0) for w, a in zip(whole, after)))
+        size = tuple(n - r for n, r in zip(size, rest))
+        pad = tuple(v for r in reversed(rest) for v in (0, r)) if any(rest) else ()
+    return ConvPlan(spec, batched, pad, size)
 
 
 def _check_output_padding(extra: Ints, stride: Ints, dilation: Ints) -> None:
