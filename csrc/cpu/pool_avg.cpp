@@ -5,6 +5,7 @@
 // Limits    floating dtypes and int64 (truncating division).
 #include "cpu/kernels.h"
 #include "cpu/pool_rows.h"
+#include "cpu/pool_rows_bwd.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -25,6 +26,13 @@ Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) 
   return visit_averaging(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     return pool_rows<AvgOp, T, false>(p, x, y, TensorView{});
+  });
+}
+
+Status avg_pool_bwd(const PoolProblem& p, const TensorView& dy, const TensorView& dx) {
+  return visit_averaging(dy.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    return gather_rows<T, false>(p, dy, TensorView{}, dx);
   });
 }
 

@@ -24,11 +24,6 @@ struct RowPlan {
   CONVKIT_INLINE int64_t units() const { return groups * tiles * bands; }
 };
 
-// How many planes of `slot` positions to put side by side.
-CONVKIT_INLINE int64_t planes_abreast(int64_t planes, int64_t slot, int64_t lanes) {
-  return slot >= 4 * lanes ? 1 : lesser(planes, ceil_div(8 * lanes, slot));
-}
-
 CONVKIT_INLINE RowPlan plan_rows(const PoolProblem& p, int64_t lanes) {
   constexpr int64_t kColumns = 1024;
   const int64_t s = p.stride[2], reach = (p.kernel[2] - 1) * p.dilation[2];

@@ -71,6 +71,11 @@ CONVKIT_INLINE int64_t band_count(int64_t units, int64_t rows, int64_t row_eleme
   return lesser(rows, lesser(ceil_div(kEnoughUnits, greater(units, 1)), by_size));
 }
 
+// How many planes of `slot` positions to put side by side.
+CONVKIT_INLINE int64_t planes_abreast(int64_t planes, int64_t slot, int64_t lanes) {
+  return slot >= 4 * lanes ? 1 : lesser(planes, ceil_div(8 * lanes, slot));
+}
+
 // What one dimension of a window counts in the divisor; never 0 (a dilated window can miss the input).
 CONVKIT_INLINE int64_t divisor_taps(const PoolProblem& p, int dim, int64_t o) {
   if (p.divisor_override != 0) return dim == 0 ? p.divisor_override : 1;
@@ -79,6 +84,7 @@ CONVKIT_INLINE int64_t divisor_taps(const PoolProblem& p, int dim, int64_t o) {
 }
 
 
+// Calls f(o, t) for every window o that reads input position i along dim, through its tap t.
 template <typename F>
 CONVKIT_INLINE void for_readers(const PoolProblem& p, int dim, int64_t i, const F& f) {
   int64_t begin, end;

@@ -1,0 +1,238 @@
+// The adjoint of the pooling template along rows, in gather form: every element of dx is written once.
+//
+// Computes  dx[i] = sum over the windows o that read i (through tap t) of dy[o] where offset[o] == t  (select)
+//           dx[i] = sum over the windows o that read i of dy[o] / divisor(o)                          (average)
+// Layout    any; rows of unit stride are read and written as vectors
+// Mapping   a unit is a group of planes x a band of input rows x a tile of columns, as in pool_rows.h.
+// Memory    rows of dy (and offsets) are staged once into a ring, zero (and -1) where there is no window. An input
+//           row is made phase by phase: in phase f of stride s lie the elements that taps t = f, f + s, ... read, so
+//           each is a sum of shifted rows; the phases are then interleaved into dx. Windows are added in row major
+//           order, as a scatter would.
+#pragma once
+
+#include "cpu/pool_staging.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+namespace {
+
+struct GatherPlan {
+  int64_t planes, group, groups;  // planes side by side, and how many such groups
+  int64_t columns, tiles;         // positions (elements of one phase) per plane and tile
+  int64_t rows, band, bands;      // input rows (d, h), rows per band
+  int64_t reach;                  // by how many positions the last tap is shifted
+  int64_t slot, width, pitch;     // positions per plane, per phase, per staged row
+  int64_t ring_d, ring_h;         // windows that can read one input row
+  CONVKIT_INLINE int64_t units() const { return groups * tiles * bands; }
+};
+
+CONVKIT_INLINE GatherPlan plan_gather(const PoolProblem& p, int64_t lanes) {
+  constexpr int64_t kColumns = 1024;
+  const int64_t s = p.stride[2], positions = ceil_div(p.in[2] + p.pad_before[2], s);
+  GatherPlan r{};
+  r.planes = p.n * p.c;
+  r.columns = lesser(positions, kColumns);
+  r.tiles = ceil_div(positions, r.columns);
+  r.reach = (p.kernel[2] - 1) * p.dilation[2] / s;
+  r.slot = r.reach + r.columns;
+  r.group = r.tiles == 1 ? planes_abreast(r.planes, r.slot, lanes) : 1;
+  r.groups = ceil_div(r.planes, r.group);
+  r.width = round_up(r.group == 1 ? r.columns : r.group * r.slot, lanes);
+  r.pitch = round_up(r.width + r.reach, lanes);
+  r.ring_d = (p.kernel[0] - 1) * p.dilation[0] / p.stride[0] + 1;
+  r.ring_h = (p.kernel[1] - 1) * p.dilation[1] / p.stride[1] + 1;
+  r.rows = p.in[0] * p.in[1];
+  const int64_t bands = band_count(r.groups * r.tiles, r.rows, r.group * r.columns * s);
+  r.band = ceil_div(r.rows, bands);
+  r.bands = ceil_div(r.rows, r.band);
+  return r;
+}
+
+template <typename T, bool kSelect>
+struct RowGather {
+  using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+  using V = Vec<A>;
+  using K = Vec<I>;
+  static constexpr int64_t kLanes = Lanes<A>::count;
+
+  const PoolProblem& p;
+  const TensorView &dy, &offsets, &dx;
+  const GatherPlan& plan;
+
+  A* ring_values;        // ring x pitch
+  I* ring_taps;          // ring x pitch, select only
+  int64_t* ring_row;     // which output row (o, q) a ring row holds
+  int64_t* tap_begin;    // taps of phase f: entries [tap_begin[f], tap_begin[f + 1]) of the next two
+  int64_t* tap_number;   // decreasing: the windows they come from then increase
+  int64_t* tap_shift;
+  A* divisors;           // per window of the tile: what w contributes to the divisor
+  A* phases;             // stride x width
+  const A** values;      // the staged rows that read the current input row
+  const I** taps;
+  int64_t* row_tap;      // tap number through which they read it, before w is added
+  int64_t active, first_window, windows, staged_at;  // of this tile
+
+  void carve(Carver& c, const GatherPlan& r) {
+    const int64_t ring = r.ring_d * r.ring_h;
+    c.take(&ring_values, ring * r.pitch);
+    if constexpr (kSelect) c.take(&ring_taps, ring * r.pitch);
+    c.take(&ring_row, ring);
+    c.take(&tap_begin, p.stride[2] + 1);
+    c.take(&tap_number, p.kernel[2]);
+    c.take(&tap_shift, p.kernel[2]);
+    if constexpr (!kSelect) c.take(&divisors, r.pitch);
+    c.take(&phases, p.stride[2] * r.width + kLanes);
+    c.take(&values, ring);
+    if constexpr (kSelect) c.take(&taps, ring);
+    c.take(&row_tap, ring);
+  }
+
+  CONVKIT_INLINE int64_t planes_in(int64_t group) const { return lesser(plan.group, plan.planes - group * plan.group); }
+
+  // Sorts the taps by phase: counts, then fills each phase from its end.
+  void prepare_taps() {
+    const int64_t s = p.stride[2];
+    for (int64_t f = 0; f <= s; ++f) tap_begin[f] = 0;
+    for (int64_t t = 0; t < p.kernel[2]; ++t) ++tap_begin[t * p.dilation[2] % s];
+    for (int64_t f = 0, end = 0; f <= s; ++f) tap_begin[f] = end += tap_begin[f];
+    for (int64_t t = 0; t < p.kernel[2]; ++t) {
+      const int64_t to = --tap_begin[t * p.dilation[2] % s];
+      tap_number[to] = t;
+      tap_shift[to] = t * p.dilation[2] / s;
+    }
+  }
+
+  void prepare_tile(int64_t tile) {
+    const int64_t j0 = tile * plan.columns, first = j0 - plan.reach;
+    const int64_t columns = lesser(plan.columns, ceil_div(p.in[2] + p.pad_before[2], p.stride[2]) - j0);
+    active = plan.group == 1 ? round_up(columns, kLanes) : plan.width;
+    first_window = greater(0, first);
+    windows = greater(0, lesser(p.out[2], j0 + columns) - first_window);
+    staged_at = first_window - first;
+    const int64_t ring = plan.ring_d * plan.ring_h;
+    for (int64_t i = 0; i < ring; ++i) ring_row[i] = -1;
+    for (int64_t i = 0; i < ring * plan.pitch; i += kLanes) {
+      store_vec(ring_values + i, V{});
+      if constexpr (kSelect) store_vec(ring_taps + i, splat<I>(-1));
+    }
+    if constexpr (!kSelect)
+      for (int64_t i = 0; i < windows; ++i) divisors[i] = static_cast<A>(divisor_taps(p, 2, first_window + i));
+  }
+
+  void stage_taps(int64_t at, I* to) {
+    const int64_t bytes = dtype_bytes(offsets.dtype), stride = offsets.stride[kW];
+    if (unit_stride(offsets, kW)) {
+      for (int64_t i = 0; i < windows; i += kLanes)
+        store_up_to(to + i, load_taps<K>(offsets.data, at + i, bytes, windows - i), windows - i);
+    } else {
+      for (int64_t i = 0; i < windows; ++i) to[i] = static_cast<I>(load_tap(offsets.data, at + i * stride, bytes));
+    }
+  }
+
+  // Stages output row (o, q) of the group's planes unless ring row `to` holds it.
+  void fetch_row(int64_t group, int64_t o, int64_t q, int64_t to) {
+    const int64_t row = o * p.out[1] + q;
+    if (ring_row[to] == row) return;
+    ring_row[to] = row;
+    const int64_t planes = planes_in(group);
+    const A by = kSelect ? A{1} : static_cast<A>(divisor_taps(p, 0, o) * divisor_taps(p, 1, q));
+    for (int64_t g = 0; g < planes; ++g) {
+      const int64_t plane = group * plan.group + g, at = to * plan.pitch + g * plan.slot + staged_at;
+      const int64_t from = plane_offset(p, dy, plane) + o * dy.stride[kD] + q * dy.stride[kH];
+      A* value_row = ring_values + at;
+      stage_row(data<T>(dy) + from + first_window * dy.stride[kW], unit_stride(dy, kW) ? 1 : dy.stride[kW], windows, 0,
+                1, 1, 0, value_row);
+      if constexpr (kSelect) {
+        stage_taps(plane_offset(p, offsets, plane) + o * offsets.stride[kD] + q * offsets.stride[kH] +
+                       first_window * offsets.stride[kW],
+                   ring_taps + at);
+      } else {
+        const A* divisor_row = divisors;
+        for (int64_t i = 0; i < windows; i += kLanes)
+          store_up_to(value_row + i, load_vec(value_row + i) / (load_vec(divisor_row + i) * splat<A>(by)), windows - i);
+      }
+    }
+  }
+
+  // Collects the staged rows that read input row (d, h).
+  int64_t reading_rows(int64_t group, int64_t d, int64_t h) {
+    int64_t count = 0;
+    for_readers(p, 0, d, [&](int64_t o, int64_t td) {
+      for_readers(p, 1, h, [&](int64_t q, int64_t th) {
+        const int64_t to = o % plan.ring_d * plan.ring_h + q % plan.ring_h;
+        fetch_row(group, o, q, to);
+        values[count] = ring_values + to * plan.pitch;
+        if constexpr (kSelect) taps[count] = ring_taps + to * plan.pitch;
+        row_tap[count++] = (td * p.kernel[1] + th) * p.kernel[2];
+      });
+    });
+    return count;
+  }
+
+  // Phase f of an input row from `rows` staged rows.
+  CONVKIT_INLINE void gather_phase(int64_t f, int64_t rows) {
+    const int64_t begin = tap_begin[f], end = tap_begin[f + 1], width = active, reach = plan.reach;
+    const A* const* value_rows = values;
+    const I* const* tap_rows = taps;
+    const int64_t *base = row_tap, *shift = tap_shift, *number = tap_number;
+    A* to = phases + f * plan.width;
+    for (int64_t j = 0; j < width; j += kLanes) {
+      V sum{};
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = begin; k < end; ++k) {
+          const int64_t at = j + reach - shift[k];
+          const V v = load_vec(value_rows[i] + at);
+          if constexpr (kSelect)
+            sum = sum + (load_vec(tap_rows[i] + at) == splat<I>(static_cast<I>(base[i] + number[k])) ? v : V{});
+          else
+            sum = sum + v;
+        }
+      store_vec(to + j, sum);
+    }
+  }
+
+  void input_row(int64_t group, int64_t tile, int64_t d, int64_t h) {
+    const int64_t s = p.stride[2], rows = reading_rows(group, d, h);
+    for (int64_t f = 0; f < s; ++f) gather_phase(f, rows);
+    const int64_t start = tile * plan.columns * s - p.pad_before[2];
+    const int64_t begin = greater(0, start), end = lesser(p.in[2], start + plan.columns * s);
+    const int64_t to = d * dx.stride[kD] + h * dx.stride[kH] + begin * dx.stride[kW];
+    const int64_t planes = planes_in(group);
+    for (int64_t g = 0; g < planes; ++g)
+      unstage_row(phases + g * plan.slot, plan.width, s, begin - start, greater(0, end - begin),
+                  data<T>(dx) + plane_offset(p, dx, group * plan.group + g) + to,
+                  unit_stride(dx, kW) ? 1 : dx.stride[kW]);
+  }
+
+  bool run(int64_t begin, int64_t end) {
+    if (!carve_scratch(this, plan)) return false;
+    prepare_taps();
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t band = unit % plan.bands, tile = unit / plan.bands % plan.tiles;
+      const int64_t group = unit / plan.bands / plan.tiles;
+      prepare_tile(tile);
+      const int64_t last = lesser(plan.rows, (band + 1) * plan.band);
+      for (int64_t row = band * plan.band; row < last; ++row) input_row(group, tile, row / p.in[1], row % p.in[1]);
+    }
+    return true;
+  }
+};
+
+template <typename T, bool kSelect>
+Status gather_rows(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
+  if (p.n * p.c == 0) return kOk;
+  const GatherPlan plan = plan_gather(p, Lanes<pool_accumulate_t<T>>::count);
+  Failure failure;
+  const int64_t elements = plan.group * plan.columns * p.stride[2] * plan.band;
+  for_units(plan.units(), elements, [&](int64_t begin, int64_t end) {
+    RowGather<T, kSelect> task{p,  dy, offsets, dx, plan, {}, {}, {}, {}, {}, {},
+                               {}, {}, {},      {}, {},   0,  0,  0,  0};
+    if (!task.run(begin, end)) failure.raise();
+  });
+  return failure.status();
+}
+
+}  // namespace
+}  // namespace CONVKIT_ISA
+}  // namespace convkit
