@@ -40,6 +40,17 @@ def _conj(t: Tensor) -> Tensor:
     return t.conj() if t.is_complex() else t
 
 
+def _windows(y: Tensor, like: Tensor) -> Tensor:
+    """The first windows of ``y``, as many as ``like`` has.
+
+    A transposed convolution whose output_padding is not below its stride has fewer windows than fit its output.
+    """
+    for d in range(2, y.dim()):
+        if y.shape[d] != like.shape[d]:
+            y = y.narrow(d, 0, like.shape[d])
+    return y
+
+
 class Fprop(Formula):
     """y = conv(x, w) + bias."""
 
@@ -111,7 +122,7 @@ class Dgrad(Formula):
             dy, w = ctx.saved_tensors
             needs_dy, needs_w, needs_b = ctx.needs_input_grad[:3]
             if needs_dy:
-                ddy = fprop(g, _conj(w), None, ctx.spec, is_channels_last(dy), ctx.backend)
+                ddy = _windows(fprop(g, _conj(w), None, ctx.spec, is_channels_last(dy), ctx.backend), dy)
             if needs_w:
                 dw = wgrad(_conj(dy), g, tuple(w.shape[2:]), ctx.spec, is_channels_last(w), ctx.backend)
             if needs_b:
@@ -152,7 +163,7 @@ class Wgrad(Formula):
             dy, x = ctx.saved_tensors
             needs_dy, needs_x = ctx.needs_input_grad[:2]
             if needs_dy:
-                ddy = fprop(_conj(x), g, None, ctx.spec, is_channels_last(dy), ctx.backend)
+                ddy = _windows(fprop(_conj(x), g, None, ctx.spec, is_channels_last(dy), ctx.backend), dy)
             if needs_x:
                 dx = dgrad(_conj(dy), g, None, tuple(x.shape[2:]), ctx.spec, is_channels_last(x), ctx.backend)
         return ddy, dx, None, None, None, None

@@ -11,10 +11,9 @@ from torch import Tensor
 from convkit.backends.base import Backend
 from convkit.backends.layout import OFFSET_DTYPES
 from convkit.backends.reference import Reference, apply_epilogue
-from convkit.problem import ConvSpec, PoolSpec, offset_bytes
+from convkit.problem import ConvSpec, PoolSpec, conv_output_size, conv_transpose_output_size, offset_bytes
 
 _reference = Reference()
-_NO_PADDING = (0, 0, 0)
 _AVG_BACKWARD = {2: torch.ops.aten.avg_pool2d_backward, 3: torch.ops.aten.avg_pool3d_backward}
 _MAX_FORWARD = {2: torch.ops.aten.max_pool2d_with_indices, 3: torch.ops.aten.max_pool3d_with_indices}
 _MAX_BACKWARD = {
@@ -43,10 +42,6 @@ def _shared_padding(spec: ConvSpec) -> tuple[tuple[int, ...], list[int]]:
     return shared, extra
 
 
-def _crop(t: Tensor, extra: list[int]) -> Tensor:
-    return F.pad(t, [-e for e in extra]) if any(extra) else t
-
-
 def _two_dimensional(spec: PoolSpec) -> PoolSpec:
     """A 1-d pool as a 2-d one of height 1: PyTorch's 1-d operators have no backward of their own."""
     return spec._replace(
@@ -61,7 +56,9 @@ def _two_dimensional(spec: PoolSpec) -> PoolSpec:
 class Aten(Backend):
     name = "aten"
 
-    def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
+    def supports(
+        self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
+    ) -> str | None:
         if isinstance(spec, ConvSpec):
             if spec.padding_mode:
                 return "pads with zeros only"
@@ -71,7 +68,7 @@ class Aten(Backend):
             return "pools with the same padding before and after only"
         if isinstance(spec, PoolSpec) and op.startswith("avg") and any(d != 1 for d in spec.dilation):
             return "has no dilation for avg_pool"
-        if op in ("conv_dgrad", "conv_wgrad") and not (dtype.is_floating_point or dtype.is_complex):
+        if op == "conv_wgrad" and not (dtype.is_floating_point or dtype.is_complex):
             return f"no {op} for {dtype}"
         return _reference.supports(op, dtype, device, spec)
 
@@ -90,17 +87,10 @@ class Aten(Backend):
             x = F.pad(x, extra)
         plain = scale is None
         y = torch.convolution(
-            x, w, bias if plain else None, spec.stride, padding, spec.dilation, False, _NO_PADDING[: len(padding)], spec.groups
+            x, w, bias if plain else None, spec.stride, padding, spec.dilation, False, [0] * len(padding), spec.groups
         )
         y = apply_epilogue(y, None if plain else bias, scale, residual, spec)
         return _in_layout(y, channels_last)
-
-    def _backward(
-        self, dy: Tensor, x: Tensor, w: Tensor, spec: ConvSpec, padding: tuple[int, ...], mask: list[bool]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.ops.aten.convolution_backward(
-            dy, x, w, None, spec.stride, padding, spec.dilation, False, _NO_PADDING[: len(padding)], spec.groups, mask
-        )
 
     def conv_dgrad(
         self,
@@ -114,19 +104,41 @@ class Aten(Backend):
         channels_last: bool,
     ) -> Tensor:
         padding, extra = _shared_padding(spec)
-        padded = F.pad(dy.new_empty((1, 1, *input_size), device="meta"), extra).shape[2:]
-        x = _like(dy, (dy.shape[0], w.shape[1] * spec.groups, *padded), channels_last)
-        dx = self._backward(dy, x, w, spec, padding, [True, False, False])[0]
-        return _in_layout(apply_epilogue(_crop(dx, extra), bias, scale, residual, spec), channels_last)
+        added = tuple(before + after for before, after in zip(extra[::2], extra[1::2]))[::-1]
+        least = conv_transpose_output_size(tuple(dy.shape[2:]), tuple(w.shape[2:]), spec, added)
+        missing = [size + more - had for size, more, had in zip(input_size, added, least)]
+        dx = torch.convolution(dy, w, None, spec.stride, padding, spec.dilation, True, missing, spec.groups)
+        if any(extra):
+            dx = F.pad(dx, [-e for e in extra])
+        return _in_layout(apply_epilogue(dx, bias, scale, residual, spec), channels_last)
 
     def conv_wgrad(
         self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
     ) -> Tensor:
-        padding, extra = _shared_padding(spec)
-        if any(extra):
-            x = F.pad(x, extra)
+        padding = spec.pad_before
+        read = [
+            (o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(dy.shape[2:], spec.stride, spec.dilation, kernel_size)
+        ]
+        if spec.pad_before != spec.pad_after or tuple(dy.shape[2:]) != conv_output_size(
+            tuple(x.shape[2:]), kernel_size, spec
+        ):
+            pads = [(before, r - before - n) for before, r, n in zip(spec.pad_before, read, x.shape[2:])]
+            x, padding = F.pad(x, [p for pair in reversed(pads) for p in pair]), (0,) * len(pads)
         w = _like(dy, (dy.shape[1], x.shape[1] // spec.groups, *kernel_size), channels_last)
-        return _in_layout(self._backward(dy, x, w, spec, padding, [False, True, False])[1], channels_last)
+        dw = torch.ops.aten.convolution_backward(
+            dy,
+            x,
+            w,
+            None,
+            spec.stride,
+            padding,
+            spec.dilation,
+            False,
+            [0] * len(padding),
+            spec.groups,
+            [False, True, False],
+        )[1]
+        return _in_layout(dw, channels_last)
 
     def conv_bgrad(self, dy: Tensor) -> Tensor:
         return _reference.conv_bgrad(dy)
@@ -164,14 +176,18 @@ class Aten(Backend):
         indices = self.pool_indices(offsets, input_size, spec, channels_last)
         x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
         dx = _MAX_BACKWARD[dy.dim() - 2](
-            _in_layout(dy, channels_last), x, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation,
-            spec.ceil_mode, indices,
+            _in_layout(dy, channels_last),
+            x,
+            spec.kernel_size,
+            spec.stride,
+            spec.pad_before,
+            spec.dilation,
+            spec.ceil_mode,
+            indices,
         )
         return _in_layout(dx, channels_last)
 
-    def pool_indices(
-        self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
-    ) -> Tensor:
+    def pool_indices(self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         return _reference.pool_indices(offsets, input_size, spec, channels_last)
 
     def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
@@ -179,19 +195,28 @@ class Aten(Backend):
             return self.avg_pool(x.unsqueeze(2), _two_dimensional(spec), False).squeeze(2)
         forward = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
         y = forward(
-            x, spec.kernel_size, spec.stride, spec.pad_before, spec.ceil_mode, spec.count_include_pad,
+            x,
+            spec.kernel_size,
+            spec.stride,
+            spec.pad_before,
+            spec.ceil_mode,
+            spec.count_include_pad,
             spec.divisor_override or None,
         )
         return _in_layout(y, channels_last)
 
-    def avg_pool_bwd(
-        self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
-    ) -> Tensor:
+    def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         if dy.dim() == 3:
             return self.avg_pool_bwd(dy.unsqueeze(2), (1, *input_size), _two_dimensional(spec), False).squeeze(2)
         x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
         dx = _AVG_BACKWARD[dy.dim() - 2](
-            _in_layout(dy, channels_last), x, spec.kernel_size, spec.stride, spec.pad_before, spec.ceil_mode,
-            spec.count_include_pad, spec.divisor_override or None,
+            _in_layout(dy, channels_last),
+            x,
+            spec.kernel_size,
+            spec.stride,
+            spec.pad_before,
+            spec.ceil_mode,
+            spec.count_include_pad,
+            spec.divisor_override or None,
         )
         return _in_layout(dx, channels_last)

@@ -35,7 +35,9 @@ class Backend:
         """None, or the reason why this backend cannot run on this machine at all."""
         return None
 
-    def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
+    def supports(
+        self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
+    ) -> str | None:
         """None, or the reason why raw operation ``op`` cannot run on such tensors."""
         raise NotImplementedError
 
@@ -110,9 +112,7 @@ class Backend:
         """The adjoint of pool_select: result (N, C, *input_size), gathered, each element written once."""
         raise NotImplementedError
 
-    def pool_indices(
-        self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
-    ) -> Tensor:
+    def pool_indices(self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         """Window offsets to int64 indices, flat within the unpadded plane of ``input_size``."""
         raise NotImplementedError
 

@@ -13,9 +13,10 @@ from convkit.backends.base import Backend
 from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
-FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-COMPLEX = (torch.complex64, torch.complex128)
+Dtypes = tuple[torch.dtype, ...]
+FLOATING: Dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGRAL: Dtypes = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+COMPLEX: Dtypes = (torch.complex64, torch.complex128)
 CONV_OPS = ("conv_fprop", "conv_dgrad", "conv_wgrad")  # as the library numbers them
 
 
@@ -88,7 +89,9 @@ class Native(Backend):
         number = self._plan(CONV_OPS.index(op), a, b, size, _conv_list(spec, channels_last))
         return self.algorithms()[number - 1] if number else None
 
-    def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
+    def supports(
+        self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
+    ) -> str | None:
         if self._reason is not None:
             return self._reason
         if device.type not in ("cpu", "meta"):  # the fake kernels serve meta tensors
@@ -149,9 +152,7 @@ class Native(Backend):
     ) -> Tensor:
         return self._select_bwd(dy, offsets, input_size, _pool_list(spec, channels_last))
 
-    def pool_indices(
-        self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
-    ) -> Tensor:
+    def pool_indices(self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         return self._indices(offsets, input_size, _pool_list(spec, channels_last))
 
     def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:

@@ -147,7 +147,9 @@ def _grouped(t: Tensor, groups: int) -> Tensor:
 
 def _filter_tap(w: Tensor, tap: Sizes, groups: int) -> Tensor:
     """(K, C / groups, *kernel) -> the matrices (groups, K / groups, C / groups) at one window position."""
-    return w[(slice(None), slice(None), *tap)].reshape(groups, w.shape[0] // groups, w.shape[1])
+    for position in tap:
+        w = w[:, :, position]
+    return w.reshape(groups, w.shape[0] // groups, w.shape[1])
 
 
 def _pool_padding(size: Sizes, out: Sizes, spec: PoolSpec) -> Sizes:
@@ -196,7 +198,9 @@ def _divide(total: Tensor, divisor: Tensor | int) -> Tensor:
 class Reference(Backend):
     name = "reference"
 
-    def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> str | None:
+    def supports(
+        self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
+    ) -> str | None:
         if dtype == torch.bool:
             return f"no {op} for {dtype}"
         if not op.startswith("conv") and dtype.is_complex:
@@ -299,9 +303,7 @@ class Reference(Backend):
         size, out = tuple(input_size), tuple(dy.shape[2:])
         after = _pool_padding(size, out, spec)
         gradient = dy.to(accumulate_dtype(dy.dtype))
-        padded = gradient.new_zeros(
-            *dy.shape[:2], *(a + n + b for a, n, b in zip(spec.pad_before, size, after))
-        )
+        padded = gradient.new_zeros(*dy.shape[:2], *(a + n + b for a, n, b in zip(spec.pad_before, size, after)))
         for offset, tap in enumerate(_taps(spec.kernel_size)):
             target = _tap_slice(padded, tap, out, spec.stride, spec.dilation)
             target += torch.where(offsets == offset, gradient, 0)
@@ -309,15 +311,15 @@ class Reference(Backend):
 
     def pool_indices(self, offsets: Tensor, input_size: Sizes, spec: PoolSpec, channels_last: bool) -> Tensor:
         size, out = tuple(input_size), tuple(offsets.shape[2:])
-        index, inside, tap = torch.zeros_like(offsets, dtype=torch.int64), None, offsets.to(torch.int64)
+        tap = offsets.to(torch.int64)
+        index, inside = torch.zeros_like(tap), torch.ones_like(tap, dtype=torch.bool)
         window = prod(spec.kernel_size)
         for d, k in enumerate(spec.kernel_size):
             window //= k
             start = torch.arange(out[d], device=offsets.device) * spec.stride[d] - spec.pad_before[d]
             at = start.view(-1, *(1,) * (len(out) - 1 - d)) + tap // window % k * spec.dilation[d]
             index = index * size[d] + at
-            valid = (at >= 0) & (at < size[d])
-            inside = valid if inside is None else inside & valid
+            inside = inside & (at >= 0) & (at < size[d])
         return _finish(torch.where(inside, index, -1), torch.int64, channels_last)
 
     def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:

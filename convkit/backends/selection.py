@@ -119,7 +119,9 @@ def _traced_request(name: str | None) -> Request | None:
 _traced_request._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def refusal(implementation: Backend, op: str, dtype: torch.dtype, device: torch.device, spec: Spec | None) -> str | None:
+def refusal(
+    implementation: Backend, op: str, dtype: torch.dtype, device: torch.device, spec: Spec | None
+) -> str | None:
     """None, or the reason why a backend cannot run this."""
     return implementation.available() or implementation.supports(op, dtype, device, spec)
 
@@ -140,9 +142,7 @@ def unlisten(token: Token[Listener | None]) -> None:
     _listener.reset(token)
 
 
-def _find(
-    op: str, dtype: torch.dtype, device: torch.device, spec: Any, chosen: Request | None
-) -> tuple[Backend, Any]:
+def _find(op: str, dtype: torch.dtype, device: torch.device, spec: Any, chosen: Request | None) -> tuple[Backend, Any]:
     if chosen is not None:
         implementation = get(chosen.name)
         spec = with_algorithm(implementation, spec, chosen)
