@@ -21,7 +21,7 @@ endif
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' | LC_ALL=C sort)
 CLANG_FORMAT = $(if $(filter none,$(VENV)),clang-format,$(VENV)/bin/clang-format)
 
-.PHONY: build test demo bench info check lint format types sanitize abi clean
+.PHONY: build test test-kernels demo bench info check lint format types sanitize abi clean
 .DEFAULT_GOAL := build
 
 # One stamp per requirements file: an environment is extended, never made anew.
@@ -36,11 +36,18 @@ $(VENV)/.%: requirements/%.txt requirements/build.txt | $(VENV)/bin/python
 build: $(call env,build)
 	$(PY) tools/native_build.py --install
 
-# Each worker gets its share of the cores; tests about threads choose their own number.
+# Tests run in several processes, where the interpreter has pytest-xdist. Each gets its share of the cores; tests
+# about threads choose their own number.
+WORKERS = $$($(PY) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist worksteal')
+# The tests that run compiled kernels, for the builds and settings that `make test` leaves out.
+KERNEL_TESTS = tests/test_core.py tests/test_raw_ops.py tests/test_pool_kernels.py
 test: $(call env,test)
 	$(PY) tools/native_build.py --install --testing
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest \
-	  $$($(PY) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist worksteal') $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest $(WORKERS) $(ARGS)
+
+test-kernels: $(call env,test)
+	$(PY) tools/native_build.py --install --testing
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest -q $(WORKERS) $(KERNEL_TESTS) $(ARGS)
 
 demo: $(call env,demo) build
 	$(PY) -m convkit demo $(ARGS)
@@ -68,13 +75,12 @@ types: $(call env,lint) $(call env,build)
 # the interpreter and torch keep memory until the process ends.
 SANITIZED = $(CURDIR)/build/sanitize
 SANITIZED_RUN = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 PYTHONPATH=$(CURDIR) \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) \
   CONVKIT_LIBRARY=$(SANITIZED)/convkit_ops.so CONVKIT_BUILD_DIR=$(SANITIZED)
-SANITIZED_TESTS = tests/test_core.py
 sanitize: $(call env,test)
 	CXX=g++ $(PY) tools/native_build.py --build-dir $(SANITIZED) --sanitize address,undefined --testing
 	for isa in portable avx2 avx512; do CONVKIT_CPU_ISA=$$isa $(SANITIZED_RUN) $(PY) tools/smoke.py || exit 1; done
-	$(SANITIZED_RUN) $(PY) -m pytest -q $(SANITIZED_TESTS) $(ARGS)
+	$(SANITIZED_RUN) $(PY) -m pytest -q $(WORKERS) $(KERNEL_TESTS) $(ARGS)
 
 abi: $(call env,build) build
 	$(PY) tools/abi_smoke.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)
