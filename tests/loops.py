@@ -7,15 +7,18 @@ each output.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 
 Index = tuple[int, ...]
 
 
-def conv_products(n: int, c: int, k: int, size: Index, kernel: Index, out: Index, spec: Any) -> Iterator[tuple[Index, Index, Index]]:
+def conv_products(
+    n: int, c: int, k: int, size: Index, kernel: Index, out: Index, spec: Any
+) -> Iterator[tuple[Index, Index, Index]]:
     """All (output, input, filter) index triples that are multiplied with each other."""
     c_per_group, k_per_group = c // spec.groups, k // spec.groups
     for image, filter_, channel in product(range(n), range(k), range(c_per_group)):

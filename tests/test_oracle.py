@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
-from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED, ConvCase, PoolCase, TransposedCase
+from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
+from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.oracle import Call, conv_calls, magnitude, pool_calls, terms, transposed_calls
 from convkit.testing.tolerances import summation
 

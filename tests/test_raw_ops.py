@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
-from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED, ConvCase, PoolCase, TransposedCase
+from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
+from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.layouts import LAYOUTS
 from convkit.testing.oracle import Call, conv_calls, mismatch, pool_calls, transposed_calls, verify
 
@@ -61,7 +62,9 @@ def test_convolution(case: ConvCase, dtype: torch.dtype, layout: str, backend: B
 
 
 @pytest.mark.parametrize(("case", "dtype", "layout"), combinations(TRANSPOSED))
-def test_transposed(case: TransposedCase, dtype: torch.dtype, layout: str, backend: Backend, reference: Backend) -> None:
+def test_transposed(
+    case: TransposedCase, dtype: torch.dtype, layout: str, backend: Backend, reference: Backend
+) -> None:
     for call in transposed_calls(case, dtype, layout):
         assert_right(call, backend, reference)
 

@@ -6,7 +6,7 @@ element read from a wrong place shows.
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

@@ -8,15 +8,16 @@ backend in float64 (integers in int64) together with the bound of ``tolerances``
 from __future__ import annotations
 
 import zlib
-from typing import Any, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
 from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec
-from convkit.testing.catalogue import ConvCase, PoolCase, TransposedCase
-from convkit.testing.layouts import LAYOUTS, Layout
+from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
+from convkit.testing.layouts import LAYOUTS
 from convkit.testing.tolerances import ACCUMULATE, gamma, summation, unit_roundoff
 
 #: Raw operations whose results are chosen or counted, never rounded.
@@ -75,39 +76,35 @@ def data(shape: tuple[int, ...], dtype: torch.dtype, seed: str, exact: bool = Fa
 
 def conv_calls(case: ConvCase, dtype: torch.dtype, layout: str = "contiguous", exact: bool = False) -> list[Call]:
     """fprop with and without bias, dgrad, wgrad and bgrad of one case."""
-    lay, last = LAYOUTS[layout], layout == "channels_last"
-    x = lay(data(case.input, dtype, case.name + " x", exact))
-    w = lay(data(case.weight, dtype, case.name + " w", exact))
-    dy = lay(data(case.output, dtype, case.name + " dy", exact))
+    x = LAYOUTS[layout](data(case.input, dtype, case.name + " x", exact))
+    w = LAYOUTS[layout](data(case.weight, dtype, case.name + " w", exact))
+    dy = LAYOUTS[layout](data(case.output, dtype, case.name + " dy", exact))
     bias = data(case.weight[:1], dtype, case.name + " bias", exact)
-    fprop = Call(
-        "conv_fprop", dict(x=x, w=w, bias=None, scale=None, residual=None, spec=case.spec, channels_last=last)
-    )
-    dgrad = Call(
-        "conv_dgrad",
-        dict(dy=dy, w=w, bias=None, scale=None, residual=None, input_size=case.input[2:], spec=case.spec, channels_last=last),
-    )
-    wgrad = Call("conv_wgrad", dict(dy=dy, x=x, kernel_size=case.weight[2:], spec=case.spec, channels_last=last))
-    return [fprop, fprop.replace(bias=bias), dgrad, wgrad, Call("conv_bgrad", dict(dy=dy))]
+    common = {"spec": case.spec, "channels_last": layout == "channels_last"}
+    plain = {"bias": None, "scale": None, "residual": None, **common}
+    return [
+        Call("conv_fprop", {"x": x, "w": w, **plain}),
+        Call("conv_fprop", {"x": x, "w": w, **plain, "bias": bias}),
+        Call("conv_dgrad", {"dy": dy, "w": w, "input_size": case.input[2:], **plain}),
+        Call("conv_wgrad", {"dy": dy, "x": x, "kernel_size": case.weight[2:], **common}),
+        Call("conv_bgrad", {"dy": dy}),
+    ]
 
 
 def transposed_calls(
     case: TransposedCase, dtype: torch.dtype, layout: str = "contiguous", exact: bool = False
 ) -> list[Call]:
     """dgrad used forwards, with a bias, and its two gradients: fprop and wgrad."""
-    lay, last = LAYOUTS[layout], layout == "channels_last"
-    x = lay(data(case.input, dtype, case.name + " x", exact))
-    w = lay(data(case.weight, dtype, case.name + " w", exact))
-    dy = lay(data(case.output, dtype, case.name + " dy", exact))
+    x = LAYOUTS[layout](data(case.input, dtype, case.name + " x", exact))
+    w = LAYOUTS[layout](data(case.weight, dtype, case.name + " w", exact))
+    dy = LAYOUTS[layout](data(case.output, dtype, case.name + " dy", exact))
     bias = data((case.output[1],), dtype, case.name + " bias", exact)
-    spec = case.spec
+    common = {"spec": case.spec, "channels_last": layout == "channels_last"}
+    plain = {"bias": None, "scale": None, "residual": None, **common}
     return [
-        Call(
-            "conv_dgrad",
-            dict(dy=x, w=w, bias=bias, scale=None, residual=None, input_size=case.output[2:], spec=spec, channels_last=last),
-        ),
-        Call("conv_fprop", dict(x=dy, w=w, bias=None, scale=None, residual=None, spec=spec, channels_last=last)),
-        Call("conv_wgrad", dict(dy=x, x=dy, kernel_size=case.weight[2:], spec=spec, channels_last=last)),
+        Call("conv_dgrad", {"dy": x, "w": w, "input_size": case.output[2:], **plain, "bias": bias}),
+        Call("conv_fprop", {"x": dy, "w": w, **plain}),
+        Call("conv_wgrad", {"dy": x, "x": dy, "kernel_size": case.weight[2:], **common}),
     ]
 
 
@@ -115,19 +112,19 @@ def pool_calls(
     case: PoolCase, dtype: torch.dtype, reference: Backend, layout: str = "contiguous", exact: bool = False
 ) -> list[Call]:
     """max_pool with and without offsets, the three operations on its offsets, and the average pair."""
-    lay, last = LAYOUTS[layout], layout == "channels_last"
-    x = lay(data(case.input, dtype, case.name + " x", exact))
-    dy = lay(data(case.output, dtype, case.name + " dy", exact))
-    spec, size = case.spec, case.input[2:]
-    offsets = lay(reference.max_pool(x, spec, True, False)[1])
+    x = LAYOUTS[layout](data(case.input, dtype, case.name + " x", exact))
+    dy = LAYOUTS[layout](data(case.output, dtype, case.name + " dy", exact))
+    offsets = LAYOUTS[layout](reference.max_pool(x, case.spec, True, False)[1])
+    common = {"spec": case.spec, "channels_last": layout == "channels_last"}
+    backward = {"input_size": case.input[2:], **common}
     return [
-        Call("max_pool", dict(x=x, spec=spec, offsets=True, channels_last=last)),
-        Call("max_pool", dict(x=x, spec=spec, offsets=False, channels_last=last)),
-        Call("pool_select", dict(x=x, offsets=offsets, spec=spec, channels_last=last)),
-        Call("pool_select_bwd", dict(dy=dy, offsets=offsets, input_size=size, spec=spec, channels_last=last)),
-        Call("pool_indices", dict(offsets=offsets, input_size=size, spec=spec, channels_last=last)),
-        Call("avg_pool", dict(x=x, spec=spec, channels_last=last)),
-        Call("avg_pool_bwd", dict(dy=dy, input_size=size, spec=spec, channels_last=last)),
+        Call("max_pool", {"x": x, "offsets": True, **common}),
+        Call("max_pool", {"x": x, "offsets": False, **common}),
+        Call("pool_select", {"x": x, "offsets": offsets, **common}),
+        Call("pool_select_bwd", {"dy": dy, "offsets": offsets, **backward}),
+        Call("pool_indices", {"offsets": offsets, **backward}),
+        Call("avg_pool", {"x": x, **common}),
+        Call("avg_pool_bwd", {"dy": dy, **backward}),
     ]
 
 
@@ -269,9 +266,3 @@ def mismatch(actual: Tensor, expected: Expectation) -> str | None:
         f"{wrong} of {a.numel()} elements are wrong; the worst, at {place}, is {a[place].item()!r} "
         f"instead of {e[place].item()!r} {allowed} ({worst:.3g} times the admissible error)"
     )
-
-
-__all__ = [
-    "Call", "Expectation", "Layout", "conv_calls", "data", "error", "expect", "magnitude", "mismatch", "pool_calls", "terms",
-    "transposed_calls", "verify", "wide",
-]  # fmt: skip

@@ -42,7 +42,12 @@ def gamma(roundings: int, u: float) -> float:
 
 
 def summation(
-    exact: Tensor, magnitude: Tensor, terms: int, dtype: torch.dtype, more_roundings: int = 0, amplification: float = 1.0
+    exact: Tensor,
+    magnitude: Tensor,
+    terms: int,
+    dtype: torch.dtype,
+    more_roundings: int = 0,
+    amplification: float = 1.0,
 ) -> Tensor:
     """The largest admissible error of each element of a sum of ``terms`` products, as float64.
 
