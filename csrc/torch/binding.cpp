@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <string>
 
 #include "core/parallel.h"
@@ -45,11 +46,32 @@ int take_dims(const Ints& packed, int lists, int scalars) {
   return static_cast<int>(n);
 }
 
+// Sizes and positions along one dimension stay below this, so that no kernel's index arithmetic overflows.
+constexpr int64_t kMostPositions = int64_t{1} << 60;
+
+// A product of sizes; refuses one that leaves the range of positions.
+int64_t product(int64_t a, int64_t b) {
+  int64_t result = 0;
+  STD_TORCH_CHECK(!__builtin_mul_overflow(a, b, &result) && result <= kMostPositions, "convkit: the sizes ", a, " and ",
+                  b, " are too large together");
+  return result;
+}
+
 void check_window(const Spatial& stride, const Spatial& before, const Spatial& after, const Spatial& dilation) {
-  for (int i = 0; i < kMaxSpatial; ++i)
+  for (int i = 0; i < kMaxSpatial; ++i) {
     STD_TORCH_CHECK(stride[i] > 0 && dilation[i] > 0 && before[i] >= 0 && after[i] >= 0,
                     "convkit: stride and dilation must be positive and padding not negative, got stride ", stride[i],
                     ", dilation ", dilation[i], ", padding (", before[i], ", ", after[i], ")");
+    STD_TORCH_CHECK(std::max({stride[i], dilation[i], before[i], after[i]}) <= kMostPositions / 4,
+                    "convkit: too large a stride ", stride[i], ", dilation ", dilation[i], " or padding (", before[i],
+                    ", ", after[i], ")");
+  }
+}
+
+// That a window's reach and the padded input are no larger than index arithmetic allows.
+void check_reach(int64_t size, int64_t kernel, int64_t dilation) {
+  STD_TORCH_CHECK(size <= kMostPositions / 4 && product(kernel, dilation) <= kMostPositions / 4, "convkit: input size ",
+                  size, ", kernel size ", kernel, " or dilation ", dilation, " is too large");
 }
 
 std::atomic<bool> team_started{false};
@@ -95,7 +117,8 @@ ConvSpec unpack_conv(const Ints& packed) {
   s.algorithm = packed[at++];
   s.channels_last = packed[at++] != 0;
   check_window(s.stride, s.pad_before, s.pad_after, s.dilation);
-  STD_TORCH_CHECK(s.groups > 0, "convkit: groups must be positive, got ", s.groups);
+  STD_TORCH_CHECK(s.groups > 0 && s.groups <= INT32_MAX, "convkit: groups must be positive, and not huge, got ",
+                  s.groups);
   STD_TORCH_CHECK(s.padding_mode >= 0 && s.padding_mode <= static_cast<int64_t>(PaddingMode::kMean) &&
                       s.activation >= 0 && s.activation <= static_cast<int64_t>(Activation::kGelu),
                   "convkit: unknown padding mode ", s.padding_mode, " or activation ", s.activation);
@@ -116,10 +139,16 @@ PoolSpec unpack_pool(const Ints& packed) {
   s.divisor_override = packed[at++];
   s.channels_last = packed[at++] != 0;
   check_window(s.stride, s.pad_before, s.pad_after, s.dilation);
-  for (int i = 0; i < kMaxSpatial; ++i)
-    STD_TORCH_CHECK(s.kernel[i] > 0 && s.pad_before[i] <= s.dilation[i] * (s.kernel[i] - 1),
+  int64_t window = 1;
+  for (int i = 0; i < kMaxSpatial; ++i) {
+    STD_TORCH_CHECK(s.kernel[i] > 0, "convkit: kernel size must be positive, got ", s.kernel[i]);
+    const int64_t reach = product(s.dilation[i], s.kernel[i]) - s.dilation[i];
+    STD_TORCH_CHECK(s.pad_before[i] <= reach && s.pad_after[i] <= reach,
                     "convkit: a pooling window must not lie in the padding alone, got kernel ", s.kernel[i],
-                    ", padding ", s.pad_before[i]);
+                    ", padding (", s.pad_before[i], ", ", s.pad_after[i], ")");
+    window = product(window, s.kernel[i]);
+  }
+  STD_TORCH_CHECK(window <= INT32_MAX, "convkit: a pooling window has at most ", INT32_MAX, " elements, got ", window);
   return s;
 }
 
@@ -132,6 +161,8 @@ Spatial spatial_from(const Ints& sizes) {
 }
 
 TensorView view(const Tensor& t, int spatial_dims, const char* name) {
+  STD_TORCH_CHECK(spatial_dims >= 1 && spatial_dims <= kMaxSpatial, "convkit: argument '", name,
+                  "' must have 3, 4 or 5 dimensions, got ", t.dim());
   STD_TORCH_CHECK(t.dim() == 2 + spatial_dims, "convkit: argument '", name, "' must have ", 2 + spatial_dims,
                   " dimensions, got ", t.dim());
   TensorView v{};
@@ -155,16 +186,17 @@ Result allocate(const Tensor& like, ScalarType dtype, int spatial_dims, int64_t 
   int64_t step = channels_last ? std::max<int64_t>(c, 1) : 1;
   for (int i = dims - 1; i >= (channels_last ? 2 : 1); --i) {
     strides[i] = step;
-    step *= std::max<int64_t>(sizes[i], 1);
+    step = product(step, std::max<int64_t>(sizes[i], 1));
   }
   strides[0] = step;
   if (channels_last) strides[1] = 1;
+  product(product(step, std::max<int64_t>(n, 1)), 16);  // bytes of the widest dtype
   AtenTensorHandle handle = nullptr;
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides,
-                                                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                                                  device_type, like.get_device_index(), &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      dims, sizes, strides, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      like.get_device_index(), &handle));
   Result r{Tensor(handle), {}};
   r.view = view(r.tensor, spatial_dims, "result");
   return r;
@@ -189,6 +221,7 @@ ConvProblem conv_problem(const ConvSpec& spec, int64_t n, int64_t c, int64_t k, 
                   " output channels must be divisible by groups ", spec.groups);
   for (int i = 0; i < kMaxSpatial; ++i) {
     STD_TORCH_CHECK(filter[i] > 0, "convkit: kernel size must be positive, got ", filter[i]);
+    check_reach(in[i], filter[i], p.dilation[i]);
     p.out[i] = conv_output_size(in[i], filter[i], p.stride[i], p.pad_before[i], p.pad_after[i], p.dilation[i]);
     STD_TORCH_CHECK(p.out[i] > 0 || n == 0, "convkit: kernel size ", filter[i],
                     " can't be greater than the padded input size ", in[i] + p.pad_before[i] + p.pad_after[i]);
@@ -210,8 +243,9 @@ PoolProblem pool_problem(const PoolSpec& spec, int64_t n, int64_t c, const Spati
   p.count_include_pad = spec.count_include_pad;
   p.divisor_override = spec.divisor_override;
   for (int i = 0; i < kMaxSpatial; ++i) {
-    p.out[i] = pool_output_size(in[i], p.kernel[i], p.stride[i], p.pad_before[i], p.pad_after[i], p.dilation[i],
-                                p.ceil_mode);
+    check_reach(in[i], p.kernel[i], p.dilation[i]);
+    p.out[i] =
+        pool_output_size(in[i], p.kernel[i], p.stride[i], p.pad_before[i], p.pad_after[i], p.dilation[i], p.ceil_mode);
     STD_TORCH_CHECK(p.out[i] > 0, "convkit: pooling an input of size ", in[i], " leaves no output");
   }
   return p;
@@ -232,9 +266,9 @@ Epilogue epilogue(const OptionalTensor& bias, const OptionalTensor& scale, const
   e.scale = vector(scale, "scale");
   if (residual) {
     e.residual = view(*residual, spec.spatial_dims, "residual");
-    STD_TORCH_CHECK(std::equal(e.residual.size, e.residual.size + kDims, result.size) &&
-                        e.residual.dtype == result.dtype,
-                    "convkit: argument 'residual' must have the result's shape and dtype");
+    STD_TORCH_CHECK(
+        std::equal(e.residual.size, e.residual.size + kDims, result.size) && e.residual.dtype == result.dtype,
+        "convkit: argument 'residual' must have the result's shape and dtype");
   }
   e.activation = static_cast<Activation>(spec.activation);
   e.alpha = alpha;
