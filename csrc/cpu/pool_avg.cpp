@@ -4,6 +4,7 @@
 // Mapping   as max_pool.
 // Limits    floating dtypes and int64 (truncating division).
 #include "cpu/kernels.h"
+#include "cpu/pool_channels.h"
 #include "cpu/pool_rows.h"
 #include "cpu/pool_rows_bwd.h"
 
@@ -25,14 +26,18 @@ CONVKIT_INLINE Status visit_averaging(DType dtype, const F& run) {
 Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) {
   return visit_averaging(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    return pool_rows<AvgOp, T, false>(p, x, y, TensorView{});
+    const TensorView none{};
+    if (channels_apply<AvgOp, T, false>(x, y, none)) return pool_channels<AvgOp, T, false>(p, x, y, none);
+    return pool_rows<AvgOp, T, false>(p, x, y, none);
   });
 }
 
 Status avg_pool_bwd(const PoolProblem& p, const TensorView& dy, const TensorView& dx) {
   return visit_averaging(dy.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    return gather_rows<T, false>(p, dy, TensorView{}, dx);
+    const TensorView none{};
+    if (channels_gather_apply<T, false>(dy, none, dx)) return gather_channels<T, false>(p, dy, none, dx);
+    return gather_rows<T, false>(p, dy, none, dx);
   });
 }
 

@@ -4,19 +4,28 @@
 // Mapping   pool_channels.h for channels_last, pool_plane.h for windows that are a whole plane, else pool_rows.h.
 // Limits    none: every dtype but complex, any strides, kernel, dilation and padding.
 #include "cpu/kernels.h"
+#include "cpu/pool_channels.h"
 #include "cpu/pool_rows.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
+namespace {
+
+template <typename T, bool kOffsets>
+Status run(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
+  if (channels_apply<MaxOp, T, kOffsets>(x, y, offsets)) return pool_channels<MaxOp, T, kOffsets>(p, x, y, offsets);
+  return pool_rows<MaxOp, T, kOffsets>(p, x, y, offsets);
+}
+
+}  // namespace
 
 Status max_pool(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
   Status status = kOk;
-  const auto run = [&](auto t) {
+  const auto visit = [&](auto t) {
     using T = typename decltype(t)::type;
-    status = offsets.data != nullptr ? pool_rows<MaxOp, T, true>(p, x, y, offsets)
-                                     : pool_rows<MaxOp, T, false>(p, x, y, offsets);
+    status = offsets.data != nullptr ? run<T, true>(p, x, y, offsets) : run<T, false>(p, x, y, offsets);
   };
-  if (visit_floating(x.dtype, run) || visit_integral(x.dtype, run)) return status;
+  if (visit_floating(x.dtype, visit) || visit_integral(x.dtype, visit)) return status;
   return {"max_pool has no kernel for this dtype"};
 }
 

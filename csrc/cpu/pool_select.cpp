@@ -7,6 +7,7 @@
 // Mapping   select and indices: a task is a run of output rows, one element at a time; the adjoint: pool_rows_bwd.h.
 // Limits    an offset that names no tap, or a tap in the padding, selects 0, gets no gradient and has index -1.
 #include "cpu/kernels.h"
+#include "cpu/pool_channels.h"
 #include "cpu/pool_rows_bwd.h"
 
 namespace convkit {
@@ -81,6 +82,7 @@ Status pool_select(const PoolProblem& p, const TensorView& x, const TensorView& 
 Status pool_select_bwd(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
   return visit_real(dy.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
+    if (channels_gather_apply<T, true>(dy, offsets, dx)) return gather_channels<T, true>(p, dy, offsets, dx);
     return gather_rows<T, true>(p, dy, offsets, dx);
   });
 }

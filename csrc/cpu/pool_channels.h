@@ -1,0 +1,176 @@
+// The pooling template along channels, and its adjoint: channels_last tensors, vectors of channels.
+//
+// Computes  y[o] = policy over the taps of x;  dx[i] = sum of dy over the windows that read i (select, average)
+// Layout    channels of unit stride in every tensor, at least one vector of them
+// Mapping   a unit is one row of the result; within it, pixel by pixel, blocks of up to kBlock vectors of channels.
+//           The last vector overlaps the one before it instead of needing a tail.
+// Memory    a block stays in registers over the whole window; neighbouring windows meet in the cache.
+#pragma once
+
+#include "cpu/pool_tasks.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+namespace {
+
+constexpr int kBlock = 4;
+
+// Calls f(Size<b>, c) so that vectors [c, c + b * lanes) cover all channels; the last ones may overlap.
+template <int kCount>
+struct Size {
+  static constexpr int value = kCount;
+};
+template <typename F>
+CONVKIT_INLINE void for_channel_blocks(int64_t channels, int64_t lanes, const F& f) {
+  int64_t c = 0;
+  for (; c + kBlock * lanes <= channels; c += kBlock * lanes) f(Size<kBlock>{}, c);
+  for (; c + lanes <= channels; c += lanes) f(Size<1>{}, c);
+  if (c < channels) f(Size<1>{}, channels - lanes);
+}
+
+CONVKIT_INLINE bool channel_vectors(const TensorView& t, int64_t lanes) {
+  return t.data == nullptr || (t.stride[kC] == 1 && t.size[kC] >= lanes);
+}
+
+template <typename Policy, typename T, bool kOffsets>
+struct ChannelPool {
+  using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+  using V = Vec<A>;
+  using K = Vec<I>;
+  static constexpr int64_t kLanes = Lanes<A>::count;
+
+  const PoolProblem& p;
+  const TensorView &x, &y, &offsets;
+
+  // One window, channels [c, c + kVectors * lanes).
+  template <int kVectors>
+  CONVKIT_INLINE void window(const T* from, T* to, int64_t taps_to, const TapRange& d, const TapRange& h,
+                             const TapRange& w, int64_t divisor) const {
+    V v[kVectors];
+    K at[kVectors];
+    const bool empty = d.begin == d.end || h.begin == h.end || w.begin == w.end;
+    const int64_t first = empty ? 0 : (d.begin * p.kernel[1] + h.begin) * p.kernel[2] + w.begin;
+    for (int b = 0; b < kVectors; ++b) {
+      v[b] = splat<A>(pad_value<Policy, T>());
+      if constexpr (kOffsets) at[b] = splat<I>(static_cast<I>(first));
+    }
+    const int64_t step = p.dilation[2] * x.stride[kW];
+    for (int64_t td = d.begin; td < d.end; ++td)
+      for (int64_t th = h.begin; th < h.end; ++th) {
+        const T* row = from + (d.start + td * p.dilation[0]) * x.stride[kD] +
+                       (h.start + th * p.dilation[1]) * x.stride[kH] + w.start * x.stride[kW];
+        for (int64_t tw = w.begin; tw < w.end; ++tw) {
+          const T* px = row + tw * step;
+          if constexpr (kOffsets) {
+            const K tap = splat<I>(static_cast<I>((td * p.kernel[1] + th) * p.kernel[2] + tw));
+            for (int b = 0; b < kVectors; ++b) Policy::choose(v[b], at[b], load_vec(px + b * kLanes), tap);
+          } else {
+            for (int b = 0; b < kVectors; ++b) Policy::reduce(v[b], load_vec(px + b * kLanes));
+          }
+        }
+      }
+    const V by = splat<A>(static_cast<A>(divisor));
+    for (int b = 0; b < kVectors; ++b) {
+      if constexpr (Policy::kDivides) v[b] = v[b] / by;
+      store_vec(to + b * kLanes, v[b]);
+      if constexpr (kOffsets)
+        store_taps(offsets.data, taps_to + b * kLanes, dtype_bytes(offsets.dtype), at[b], kLanes);
+    }
+  }
+
+  void row(int64_t n, int64_t o, int64_t q) const {
+    const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
+    const int64_t row_divisor = Policy::kDivides ? divisor_taps(p, 0, o) * divisor_taps(p, 1, q) : 1;
+    for (int64_t r = 0; r < p.out[2]; ++r) {
+      const TapRange w = tap_range(p, 2, r);
+      const int64_t divisor = Policy::kDivides ? row_divisor * divisor_taps(p, 2, r) : 1;
+      const T* from = data<T>(x) + n * x.stride[kN];
+      T* to = data<T>(y) + offset(y, n, 0, o, q, r);
+      const int64_t taps_to = kOffsets ? offset(offsets, n, 0, o, q, r) : 0;
+      for_channel_blocks(p.c, kLanes, [&](auto size, int64_t c) CONVKIT_INLINE_LAMBDA {
+        window<decltype(size)::value>(from + c, to + c, taps_to + c, d, h, w, divisor);
+      });
+    }
+  }
+};
+
+template <typename Policy, typename T, bool kOffsets>
+bool channels_apply(const TensorView& x, const TensorView& y, const TensorView& offsets) {
+  constexpr int64_t lanes = Lanes<pool_accumulate_t<T>>::count;
+  return channel_vectors(x, lanes) && channel_vectors(y, lanes) && (!kOffsets || channel_vectors(offsets, lanes));
+}
+
+template <typename Policy, typename T, bool kOffsets>
+Status pool_channels(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
+  const ChannelPool<Policy, T, kOffsets> pool{p, x, y, offsets};
+  const int64_t rows = p.out[0] * p.out[1];
+  for_units(p.n * rows, p.c * p.out[2] * p.stride[2] * p.stride[1], [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) pool.row(i / rows, i % rows / p.out[1], i % p.out[1]);
+  });
+  return kOk;
+}
+
+// The windows that read one input position along one dimension; few, unless the kernel is large.
+template <typename T, bool kSelect>
+struct ChannelGather {
+  using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+  using V = Vec<A>;
+  using K = Vec<I>;
+  static constexpr int64_t kLanes = Lanes<A>::count;
+
+  const PoolProblem& p;
+  const TensorView &dy, &offsets, &dx;
+
+  template <int kVectors>
+  CONVKIT_INLINE void pixel(int64_t n, int64_t c, int64_t d, int64_t h, int64_t w) const {
+    V sum[kVectors];
+    for (int b = 0; b < kVectors; ++b) sum[b] = V{};
+    for_readers(p, 0, d, [&](int64_t o, int64_t td) CONVKIT_INLINE_LAMBDA {
+      for_readers(p, 1, h, [&](int64_t q, int64_t th) CONVKIT_INLINE_LAMBDA {
+        for_readers(p, 2, w, [&](int64_t r, int64_t tw) CONVKIT_INLINE_LAMBDA {
+          const T* from = data<T>(dy) + offset(dy, n, c, o, q, r);
+          if constexpr (kSelect) {
+            const K tap = splat<I>(static_cast<I>((td * p.kernel[1] + th) * p.kernel[2] + tw));
+            const int64_t at = offset(offsets, n, c, o, q, r), bytes = dtype_bytes(offsets.dtype);
+            for (int b = 0; b < kVectors; ++b) {
+              const K chosen = load_taps<K>(offsets.data, at + b * kLanes, bytes, kLanes);
+              sum[b] = sum[b] + (chosen == tap ? load_vec(from + b * kLanes) : V{});
+            }
+          } else {
+            const V by = splat<A>(static_cast<A>(divisor_taps(p, 0, o) * divisor_taps(p, 1, q) * divisor_taps(p, 2, r)));
+            for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + load_vec(from + b * kLanes) / by;
+          }
+        });
+      });
+    });
+    T* to = data<T>(dx) + offset(dx, n, c, d, h, w);
+    for (int b = 0; b < kVectors; ++b) store_vec(to + b * kLanes, sum[b]);
+  }
+};
+
+template <typename T, bool kSelect>
+bool channels_gather_apply(const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
+  constexpr int64_t lanes = Lanes<pool_accumulate_t<T>>::count;
+  return channel_vectors(dy, lanes) && channel_vectors(dx, lanes) && (!kSelect || channel_vectors(offsets, lanes));
+}
+
+template <typename T, bool kSelect>
+Status gather_channels(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
+  using Gather = ChannelGather<T, kSelect>;
+  const Gather gather{p, dy, offsets, dx};
+  const int64_t rows = p.in[0] * p.in[1];
+  for_units(p.n * rows, p.c * p.in[2], [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t w = 0; w < p.in[2]; ++w)
+        for_channel_blocks(p.c, Gather::kLanes, [&](auto size, int64_t c) CONVKIT_INLINE_LAMBDA {
+          gather.template pixel<decltype(size)::value>(i / rows, c, i % rows / p.in[1], i % p.in[1], w);
+        });
+  });
+  return kOk;
+}
+
+}  // namespace
+}  // namespace CONVKIT_ISA
+}  // namespace convkit
