@@ -43,7 +43,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("speed as a multiple of PyTorch's best in the same layout (bars: promised floors, NCHW)")
     about = results["about"]
     axes.set_title(
-        f"Forward, {about['dtype']}, {about['threads']} threads, {about['processor']}, torch {about['torch']}", fontsize=9
+        f"Forward, {about['dtype']}, {about['threads']} threads, {about['processor']}, torch {about['torch']}",
+        fontsize=9,
     )
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=130)

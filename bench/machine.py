@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
-from pathlib import Path
 
-import torch
-
+from convkit import info
 from convkit.build_info import build_info
-from convkit.version import __version__
 
 
 def describe() -> dict[str, str | int]:
+    """What a reader needs to know to compare two sets of numbers."""
+    sections = info.collect()
     return {
-        "processor": _processor(),
+        "processor": sections["processor"]["processor"],
         "cores": os.cpu_count() or 1,
-        "torch": torch.__version__,
-        "convkit": __version__,
         "instruction_set": build_info()["instruction_set"],
-        "python": platform.python_version(),
+        **{name: sections["versions"][name] for name in ("convkit", "torch", "python")},
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -92,7 +92,7 @@ def convkit_call(problem: Problem, pass_: str, inputs: Inputs, layout: str, algo
     """convkit's native kernels: as a user calls them, or with one algorithm by name."""
     if pass_ == "forward" and algorithm is None:
         return partial(_functional, convkit.functional, problem, inputs)
-    number = 0 if algorithm is None else algorithm_numbers()[algorithm]
+    number = 0 if algorithm is None else _native().algorithms().index(algorithm) + 1
     op, arguments = raw(problem, pass_, inputs, number)
     return partial(getattr(_native(), op), **arguments, channels_last=layout == "nhwc")
 
@@ -133,9 +133,16 @@ def compiled_call(problem: Problem, inputs: Inputs) -> Call:
     return partial(torch.compile(_functional, dynamic=False), torch.nn.functional, problem, inputs)
 
 
-def algorithm_numbers() -> dict[str, int]:
-    """The native backend's named convolution algorithms, as ConvSpec.algorithm counts them."""
-    raise NotImplementedError
+def supported_algorithms(problem: Problem, pass_: str, layout: str, inputs: Inputs) -> list[str]:
+    """The native backend's named convolution algorithms that run this pass."""
+    supported = []
+    for name in _native().algorithms():
+        try:
+            convkit_call(problem, pass_, inputs, layout, name)()
+        except RuntimeError:  # it says why it does not support the problem
+            continue
+        supported.append(name)
+    return supported
 
 
 def _functional(namespace: Any, problem: Problem, inputs: Inputs) -> Tensor:

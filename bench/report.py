@@ -1,8 +1,8 @@
 """From measurements to a table, a plot and the page docs/performance.md.
 
-    python -m bench.report results.json                        # the table
-    python -m bench.report results.json --plot speed.png
-    python -m bench.report results.json --markdown docs/performance.md
+python -m bench.report results.json                        # the table
+python -m bench.report results.json --plot speed.png
+python -m bench.report results.json --markdown docs/performance.md
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         f"Measured on {about['processor']} ({about['cores']} cores), {about['threads']} threads, {about['dtype']}, "
         f"torch {about['torch']}, convkit {about['convkit']}, instruction set {about['instruction_set']}.",
-        "convkit and PyTorch ran in turn in one process, on inputs that rotate through copies; times are medians. Sizes",
+        "convkit and PyTorch ran in turn in one process, on rotating copies of the inputs; times are medians. Sizes",
         "are the suite's (`bench/suite.json`), scaled to a CPU as `bench/problems.py` says. No GPU was involved.",
         "",
         "x best: how many times as fast as PyTorch's best in the same layout; x nchw: than PyTorch in its default",

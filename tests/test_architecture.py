@@ -22,7 +22,7 @@ PYTHON_LAYERS = (
     {"functional"},
     {"nn"},
     {"conversion", "fusion", "geometry"},
-    {"check", "demo", "info", "measure", "terminal", "__main__"},
+    {"check", "demo", "info", "terminal", "timing", "__main__"},
 )
 MOST_LINES = 500
 
