@@ -18,10 +18,6 @@ namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
-CONVKIT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-CONVKIT_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-CONVKIT_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // How the work is cut; it follows from the problem alone.
 struct Plan {
   bool channels_last;
@@ -198,7 +194,7 @@ bool run_block(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t
                       step);
       }
     }
-    multiply(rows, cols, d.size(), s.a, s.b, s.acc, first, last,
+    multiply(rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
              [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
                store_tile(result, op.epilogue, i, height, panel, tile);
              });

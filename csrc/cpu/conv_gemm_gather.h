@@ -13,6 +13,10 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
+CONVKIT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+CONVKIT_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+CONVKIT_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // Tap j of an axis is filter element first + j * step; result o reads position o * stride + origin + j * move.
 struct TapAxis {
   int64_t count, first, step, origin, move;

@@ -6,7 +6,8 @@ inline namespace CONVKIT_ISA {
 namespace {
 
 template <typename A, int kRows, int kVectors>
-void kernel(const A* __restrict a, const A* __restrict b, int64_t k, A* __restrict tile, bool accumulate) {
+void kernel(const A* __restrict a, const A* __restrict b, int64_t b_pitch, int64_t k, A* __restrict tile,
+            bool accumulate) {
   constexpr int lanes = kLanes<A>, panel = kPanel<A>;
   vector_t<A> acc[kRows][kVectors];
 #pragma GCC unroll 16
@@ -14,7 +15,7 @@ void kernel(const A* __restrict a, const A* __restrict b, int64_t k, A* __restri
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v)
       acc[i][v] = accumulate ? load_vector(tile + i * panel + v * lanes) : vector_t<A>{};
-  for (int64_t at = 0; at < k; ++at, b += panel, ++a) {
+  for (int64_t at = 0; at < k; ++at, b += b_pitch, ++a) {
     vector_t<A> row[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) row[v] = load_vector(b + v * lanes);

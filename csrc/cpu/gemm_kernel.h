@@ -1,6 +1,7 @@
 // The register-blocked product under conv_gemm: C[i][j] (+)= sum over k of A[i][k] * B[k][j].
 //
-// Layout    A: rows of kDepthPitch elements, k contiguous. B: panels of kPanel<T> columns, [panel][k][column].
+// Layout    A: rows of kDepthPitch elements, k contiguous. B: panels of kPanel<T> columns, each [k][column] with
+//           a row pitch given at run time: kPanel for a panel of its own, more for one that is part of a matrix.
 //           C: one tile of rows x kPanel<T> columns.
 // Mapping   a kernel holds up to kTileRows x kPanel accumulators in registers (AVX-512: 14 x 2 vectors, 28 of
 //           32 registers). A step of k loads two vectors of B and broadcasts one element of A per row, so it
@@ -28,7 +29,7 @@ constexpr int kPanel = kTileVectors * kLanes<A>;
 
 // tile[i * kPanel + j] = sum (+ what it holds, if accumulate); rows and vectors are the kernel's own.
 template <typename A>
-using GemmKernel = void (*)(const A* a, const A* b, int64_t k, A* tile, bool accumulate);
+using GemmKernel = void (*)(const A* a, const A* b, int64_t b_pitch, int64_t k, A* tile, bool accumulate);
 
 template <typename A>
 struct GemmKernels {
@@ -40,11 +41,17 @@ extern const GemmKernels<double> kGemmDouble;
 CONVKIT_INLINE const GemmKernels<float>& gemm_kernels(float) { return kGemmFloat; }
 CONVKIT_INLINE const GemmKernels<double>& gemm_kernels(double) { return kGemmDouble; }
 
+template <typename A>
+struct PanelsOf {
+  const A* data;
+  int64_t panel_pitch, row_pitch;
+};
+
 // All rows x cols of C. `acc` holds every tile between the splits of k ([panel][row][kPanel]); it may be
 // nullptr if first and last. With `last`, store(i, height, panel, tile) takes each finished tile.
 template <typename A, typename Store>
-CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, const A* b, A* acc, bool first,
-                             bool last, const Store& store) {
+CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, const PanelsOf<A>& b, A* acc,
+                             bool first, bool last, const Store& store) {
   constexpr int64_t panel = kPanel<A>;
   const GemmKernels<A>& kernels = gemm_kernels(A(0));
   // Tiles of nearly equal height: 64 rows are 13 + 13 + 13 + 13 + 12, not 4 x 14 + 8.
@@ -55,7 +62,8 @@ CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, 
     for (int64_t t = 0, i = 0; t < tiles; ++t) {
       const int64_t height = (rows - i + tiles - t - 1) / (tiles - t);
       A* tile = acc != nullptr ? acc + (j / panel * rows + i) * panel : local;
-      kernels.at[height - 1][vectors - 1](a + i * kDepthPitch, b + j * k, k, tile, !first);
+      kernels.at[height - 1][vectors - 1](a + i * kDepthPitch, b.data + j / panel * b.panel_pitch, b.row_pitch, k, tile,
+                                          !first);
       if (last) store(i, height, j / panel, tile);
       i += height;
     }
