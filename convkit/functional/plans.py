@@ -1,7 +1,7 @@
 """The plans of recent calls: in eager mode an equal call finds its checked plan by one dictionary look-up.
 
-A key holds shapes and arguments as plain ints, tuples of ints, strings and flags. Python counts 1, 1.0
-and True as equal, so anything else (PyTorch refuses floats) goes to the checks each time.
+A key holds shapes and arguments as plain ints, tuples of ints, strings and flags, and their types: Python
+counts 1 and True as equal, PyTorch does not. Anything else goes to the checks each time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PlanCache:
         """``make(*arguments)``, or what an equal call made."""
         if torch.compiler.is_compiling() or not _plain(arguments):
             return make(*arguments)
-        key = (make, arguments)
+        key = (make, arguments, tuple(map(type, arguments)))
         plan = self._plans.get(key)
         if plan is None:
             plan = make(*arguments)
