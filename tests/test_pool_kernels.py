@@ -95,6 +95,19 @@ def test_every_pattern_of_ties_nan_and_infinity(layout):
     expect_max(strided(x.reshape(8, -1, 1, 6), layout), (1, 3), (1, 2), (0, 1))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_windows_that_are_the_whole_plane(layout):
+    """Global pooling of planes shorter, as long and longer than a vector, full of ties and NaN."""
+    symbols = torch.tensor([float("nan"), float("-inf"), 0.0, 1.0, 1.0, 2.0, 2.0])
+    g = torch.Generator().manual_seed(1)
+    for height, width in ((1, 3), (3, 5), (4, 4), (7, 7), (5, 13), (8, 8), (3, 43)):
+        for low in (0, 1, 2):
+            x = strided(symbols[torch.randint(low, 7, (2, 60, height, width), generator=g)], layout)
+            expect_max(x, (height, width))
+            expect_max(x.double(), (height, width))
+        expect_avg(strided(random((2, 60, height, width)), layout), (height, width), None, 0, False, True)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_constant_planes_choose_the_right_element(dims):
     """Ties: the first element that is no padding, also of -inf (where max_pool3d of PyTorch errs); NaN: the last."""

@@ -5,6 +5,7 @@
 // Limits    floating dtypes and int64 (truncating division).
 #include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_plane.h"
 #include "cpu/pool_rows.h"
 #include "cpu/pool_rows_bwd.h"
 
@@ -28,6 +29,7 @@ Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) 
     using T = typename decltype(t)::type;
     const TensorView none{};
     if (channels_apply<AvgOp, T, false>(x, y, none)) return pool_channels<AvgOp, T, false>(p, x, y, none);
+    if (plane_applies(p, x)) return pool_plane<AvgOp, T, false>(p, x, y, none);
     return pool_rows<AvgOp, T, false>(p, x, y, none);
   });
 }
@@ -37,6 +39,7 @@ Status avg_pool_bwd(const PoolProblem& p, const TensorView& dy, const TensorView
     using T = typename decltype(t)::type;
     const TensorView none{};
     if (channels_gather_apply<T, false>(dy, none, dx)) return gather_channels<T, false>(p, dy, none, dx);
+    if (plane_applies(p, dx)) return spread_plane<T, false>(p, dy, none, dx);
     return gather_rows<T, false>(p, dy, none, dx);
   });
 }

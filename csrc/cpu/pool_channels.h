@@ -111,7 +111,64 @@ Status pool_channels(const PoolProblem& p, const TensorView& x, const TensorView
   return kOk;
 }
 
-// The windows that read one input position along one dimension; few, unless the kernel is large.
+// The windows that read each position of a row, and the rows of windows that read the row: divisions happen once.
+struct ReaderTables {
+  int64_t* begin;    // readers of position w: entries [begin[w], begin[w + 1]) of the next three
+  int64_t* window;
+  int64_t* tap;
+  int64_t* divisor;  // what w contributes to it
+  int64_t* row_dy;   // readers of the current row: where they lie in dy and in offsets
+  int64_t* row_offsets;
+  int64_t* row_tap;
+  int64_t* row_divisor;
+
+  void carve(Carver& c, const PoolProblem& p) {
+    int64_t most[3];
+    for (int i = 0; i < 3; ++i) most[i] = (p.kernel[i] - 1) * p.dilation[i] / p.stride[i] + 1;
+    c.take(&begin, p.in[2] + 1);
+    c.take(&window, p.in[2] * most[2]);
+    c.take(&tap, p.in[2] * most[2]);
+    c.take(&divisor, p.in[2] * most[2]);
+    c.take(&row_dy, most[0] * most[1]);
+    c.take(&row_offsets, most[0] * most[1]);
+    c.take(&row_tap, most[0] * most[1]);
+    c.take(&row_divisor, most[0] * most[1]);
+  }
+
+  void prepare(const PoolProblem& p) {
+    int64_t count = 0;
+    for (int64_t w = 0; w < p.in[2]; ++w) {
+      begin[w] = count;
+      for_readers(p, 2, w, [&](int64_t r, int64_t t) {
+        window[count] = r;
+        tap[count] = t;
+        divisor[count++] = divisor_taps(p, 2, r);
+      });
+    }
+    begin[p.in[2]] = count;
+  }
+
+  int64_t prepare_row(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, int64_t n, int64_t d,
+                      int64_t h) {
+    int64_t rows = 0;
+    for_readers(p, 0, d, [&](int64_t o, int64_t td) {
+      for_readers(p, 1, h, [&](int64_t q, int64_t th) {
+        row_dy[rows] = offset(dy, n, 0, o, q, 0);
+        row_offsets[rows] = offset(offsets, n, 0, o, q, 0);
+        row_tap[rows] = (td * p.kernel[1] + th) * p.kernel[2];
+        row_divisor[rows++] = divisor_taps(p, 0, o) * divisor_taps(p, 1, q);
+      });
+    });
+    return rows;
+  }
+};
+
+CONVKIT_INLINE bool all_equal(const int64_t* v, int64_t begin, int64_t end) {
+  for (int64_t i = begin + 1; i < end; ++i)
+    if (v[i] != v[begin]) return false;
+  return true;
+}
+
 template <typename T, bool kSelect>
 struct ChannelGather {
   using A = pool_accumulate_t<T>;
@@ -122,31 +179,56 @@ struct ChannelGather {
 
   const PoolProblem& p;
   const TensorView &dy, &offsets, &dx;
+  ReaderTables tables;
 
+  // Channels [c, c + kVectors * lanes) of position w; one division at the end where all windows share the divisor.
   template <int kVectors>
-  CONVKIT_INLINE void pixel(int64_t n, int64_t c, int64_t d, int64_t h, int64_t w) const {
+  CONVKIT_INLINE void pixel(int64_t rows, bool even_rows, int64_t c, int64_t w, T* to) const {
+    const ReaderTables& t = tables;
+    const int64_t begin = t.begin[w], end = t.begin[w + 1], dy_step = dy.stride[kW], offset_step = offsets.stride[kW];
+    const int64_t bytes = kSelect ? dtype_bytes(offsets.dtype) : 0;
+    // Dividing early or late is not the same for whole numbers.
+    const bool divide_late = !kSelect && IsFloating<A>::value && even_rows && all_equal(t.divisor, begin, end);
     V sum[kVectors];
     for (int b = 0; b < kVectors; ++b) sum[b] = V{};
-    for_readers(p, 0, d, [&](int64_t o, int64_t td) CONVKIT_INLINE_LAMBDA {
-      for_readers(p, 1, h, [&](int64_t q, int64_t th) CONVKIT_INLINE_LAMBDA {
-        for_readers(p, 2, w, [&](int64_t r, int64_t tw) CONVKIT_INLINE_LAMBDA {
-          const T* from = data<T>(dy) + offset(dy, n, c, o, q, r);
-          if constexpr (kSelect) {
-            const K tap = splat<I>(static_cast<I>((td * p.kernel[1] + th) * p.kernel[2] + tw));
-            const int64_t at = offset(offsets, n, c, o, q, r), bytes = dtype_bytes(offsets.dtype);
-            for (int b = 0; b < kVectors; ++b) {
-              const K chosen = load_taps<K>(offsets.data, at + b * kLanes, bytes, kLanes);
-              sum[b] = sum[b] + (chosen == tap ? load_vec(from + b * kLanes) : V{});
-            }
-          } else {
-            const V by = splat<A>(static_cast<A>(divisor_taps(p, 0, o) * divisor_taps(p, 1, q) * divisor_taps(p, 2, r)));
-            for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + load_vec(from + b * kLanes) / by;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = begin; k < end; ++k) {
+        const T* from = data<T>(dy) + t.row_dy[i] + t.window[k] * dy_step + c;
+        if constexpr (kSelect) {
+          const K tap = splat<I>(static_cast<I>(t.row_tap[i] + t.tap[k]));
+          const int64_t at = t.row_offsets[i] + t.window[k] * offset_step + c;
+          for (int b = 0; b < kVectors; ++b) {
+            const K chosen = load_taps<K>(offsets.data, at + b * kLanes, bytes, kLanes);
+            sum[b] = sum[b] + (chosen == tap ? load_vec(from + b * kLanes) : V{});
           }
+        } else if (divide_late) {
+          for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + load_vec(from + b * kLanes);
+        } else {
+          const V by = splat<A>(static_cast<A>(t.row_divisor[i] * t.divisor[k]));
+          for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + load_vec(from + b * kLanes) / by;
+        }
+      }
+    const bool divide = divide_late && rows > 0 && begin < end;
+    const V by = splat<A>(divide ? static_cast<A>(t.row_divisor[0] * t.divisor[begin]) : A{1});
+    for (int b = 0; b < kVectors; ++b) store_vec(to + c + b * kLanes, divide ? sum[b] / by : sum[b]);
+  }
+
+  bool run(int64_t first, int64_t last) {
+    if (!carve_scratch(&tables, p)) return false;
+    tables.prepare(p);
+    const int64_t plane_rows = p.in[0] * p.in[1];
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t n = i / plane_rows, d = i % plane_rows / p.in[1], h = i % p.in[1];
+      const int64_t rows = tables.prepare_row(p, dy, offsets, n, d, h);
+      const bool even_rows = all_equal(tables.row_divisor, 0, rows);
+      for (int64_t w = 0; w < p.in[2]; ++w) {
+        T* to = data<T>(dx) + offset(dx, n, 0, d, h, w);
+        for_channel_blocks(p.c, kLanes, [&](auto size, int64_t c) CONVKIT_INLINE_LAMBDA {
+          pixel<decltype(size)::value>(rows, even_rows, c, w, to);
         });
-      });
-    });
-    T* to = data<T>(dx) + offset(dx, n, c, d, h, w);
-    for (int b = 0; b < kVectors; ++b) store_vec(to + b * kLanes, sum[b]);
+      }
+    }
+    return true;
   }
 };
 
@@ -158,17 +240,12 @@ bool channels_gather_apply(const TensorView& dy, const TensorView& offsets, cons
 
 template <typename T, bool kSelect>
 Status gather_channels(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
-  using Gather = ChannelGather<T, kSelect>;
-  const Gather gather{p, dy, offsets, dx};
-  const int64_t rows = p.in[0] * p.in[1];
-  for_units(p.n * rows, p.c * p.in[2], [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t w = 0; w < p.in[2]; ++w)
-        for_channel_blocks(p.c, Gather::kLanes, [&](auto size, int64_t c) CONVKIT_INLINE_LAMBDA {
-          gather.template pixel<decltype(size)::value>(i / rows, c, i % rows / p.in[1], i % p.in[1], w);
-        });
+  Failure failure;
+  for_units(p.n * p.in[0] * p.in[1], p.c * p.in[2], [&](int64_t begin, int64_t end) {
+    ChannelGather<T, kSelect> task{p, dy, offsets, dx, {}};
+    if (!task.run(begin, end)) failure.raise();
   });
-  return kOk;
+  return failure.status();
 }
 
 }  // namespace

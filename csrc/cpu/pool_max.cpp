@@ -5,6 +5,7 @@
 // Limits    none: every dtype but complex, any strides, kernel, dilation and padding.
 #include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_plane.h"
 #include "cpu/pool_rows.h"
 
 namespace convkit {
@@ -14,6 +15,7 @@ namespace {
 template <typename T, bool kOffsets>
 Status run(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
   if (channels_apply<MaxOp, T, kOffsets>(x, y, offsets)) return pool_channels<MaxOp, T, kOffsets>(p, x, y, offsets);
+  if (plane_applies(p, x)) return pool_plane<MaxOp, T, kOffsets>(p, x, y, offsets);
   return pool_rows<MaxOp, T, kOffsets>(p, x, y, offsets);
 }
 

@@ -57,21 +57,21 @@ struct RowPool {
   const TensorView &x, &y, &offsets;
   const RowPlan& plan;
 
-  A* staged;            // phases x pitch
-  A* ring_values;       // ring x width
-  I* ring_taps;         // ring x width, only with offsets
-  int64_t* ring_row;    // which input row (d, h) a ring row holds
-  int64_t* tap_at;      // where tap t of window 0 lies in `staged`
-  I* first_tap;         // per position: the first tap inside the input
-  A* divisors;          // per position: what w contributes to the divisor
-  const A** values;     // the ring rows of the current window
-  const I** taps;
-  int64_t* row_tap;     // their tap number before w is added
-  A* result;            // width: the output row, where it cannot go to y directly
-  I* result_taps;
-  int64_t staged_at, staged_count, first_column;  // this tile's part of an input row
-  bool misses;          // some window of the tile has no element along w: its offset is 0
-  int64_t active;       // positions in use: the last tile can be narrower
+  A* staged = nullptr;  // phases x pitch
+  A* ring_values = nullptr;  // ring x width
+  I* ring_taps = nullptr;  // ring x width, only with offsets
+  int64_t* ring_row = nullptr;  // which input row (d, h) a ring row holds
+  int64_t* tap_at = nullptr;  // where tap t of window 0 lies in `staged`
+  I* first_tap = nullptr;  // per position: the first tap inside the input
+  A* divisors = nullptr;  // per position: what w contributes to the divisor
+  const A** values = nullptr;  // the ring rows of the current window
+  const I** taps = nullptr;
+  int64_t* row_tap = nullptr;  // their tap number before w is added
+  A* result = nullptr;  // width: the output row, where it cannot go to y directly
+  I* result_taps = nullptr;
+  int64_t staged_at = 0, staged_count = 0, first_column = 0;  // this tile's part of an input row
+  bool misses = false;  // some window of the tile has no element along w: its offset is 0
+  int64_t active = 0;  // positions in use: the last tile can be narrower
 
   void carve(Carver& c, const RowPlan& r) {
     c.take(&staged, r.phases * r.pitch);
@@ -318,7 +318,7 @@ Status pool_rows(const PoolProblem& p, const TensorView& x, const TensorView& y,
   Failure failure;
   const int64_t elements = plan.group * plan.columns * p.stride[2] * plan.band * p.stride[1];
   for_units(plan.units(), elements, [&](int64_t begin, int64_t end) {
-    RowPool<Policy, T, kOffsets> task{p, x, y, offsets, plan, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, 0, 0, false, 0};
+    RowPool<Policy, T, kOffsets> task{p, x, y, offsets, plan};
     if (!task.run(begin, end)) failure.raise();
   });
   return failure.status();

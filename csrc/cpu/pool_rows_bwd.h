@@ -60,18 +60,19 @@ struct RowGather {
   const TensorView &dy, &offsets, &dx;
   const GatherPlan& plan;
 
-  A* ring_values;        // ring x pitch
-  I* ring_taps;          // ring x pitch, select only
-  int64_t* ring_row;     // which output row (o, q) a ring row holds
-  int64_t* tap_begin;    // taps of phase f: entries [tap_begin[f], tap_begin[f + 1]) of the next two
-  int64_t* tap_number;   // decreasing: the windows they come from then increase
-  int64_t* tap_shift;
-  A* divisors;           // per window of the tile: what w contributes to the divisor
-  A* phases;             // stride x width
-  const A** values;      // the staged rows that read the current input row
-  const I** taps;
-  int64_t* row_tap;      // tap number through which they read it, before w is added
-  int64_t active, first_window, windows, staged_at;  // of this tile
+  A* ring_values = nullptr;  // ring x pitch
+  I* ring_taps = nullptr;  // ring x pitch, select only
+  int64_t* ring_row = nullptr;  // which output row (o, q) a ring row holds
+  int64_t* tap_begin = nullptr;  // taps of phase f: entries [tap_begin[f], tap_begin[f + 1]) of the next two
+  int64_t* tap_number = nullptr;  // decreasing: the windows they come from then increase
+  int64_t* tap_shift = nullptr;
+  A* divisors = nullptr;  // per window of the tile: what w contributes to the divisor
+  A* phases = nullptr;  // stride x width
+  int64_t* row_at = nullptr;  // where the staged rows that read the current input row lie in the ring
+  int64_t* row_tap = nullptr;  // tap number through which they read it, before w is added
+  int64_t* term_at = nullptr;  // the same for each tap of the current phase
+  int64_t* term_tap = nullptr;
+  int64_t active = 0, first_window = 0, windows = 0, staged_at = 0;  // of this tile
 
   void carve(Carver& c, const GatherPlan& r) {
     const int64_t ring = r.ring_d * r.ring_h;
@@ -83,9 +84,10 @@ struct RowGather {
     c.take(&tap_shift, p.kernel[2]);
     if constexpr (!kSelect) c.take(&divisors, r.pitch);
     c.take(&phases, p.stride[2] * r.width + kLanes);
-    c.take(&values, ring);
-    if constexpr (kSelect) c.take(&taps, ring);
+    c.take(&row_at, ring);
     c.take(&row_tap, ring);
+    c.take(&term_at, ring * p.kernel[2]);
+    c.take(&term_tap, ring * p.kernel[2]);
   }
 
   CONVKIT_INLINE int64_t planes_in(int64_t group) const { return lesser(plan.group, plan.planes - group * plan.group); }
@@ -162,33 +164,57 @@ struct RowGather {
       for_readers(p, 1, h, [&](int64_t q, int64_t th) {
         const int64_t to = o % plan.ring_d * plan.ring_h + q % plan.ring_h;
         fetch_row(group, o, q, to);
-        values[count] = ring_values + to * plan.pitch;
-        if constexpr (kSelect) taps[count] = ring_taps + to * plan.pitch;
+        row_at[count] = to * plan.pitch;
         row_tap[count++] = (td * p.kernel[1] + th) * p.kernel[2];
       });
     });
     return count;
   }
 
-  // Phase f of an input row from `rows` staged rows.
-  CONVKIT_INLINE void gather_phase(int64_t f, int64_t rows) {
-    const int64_t begin = tap_begin[f], end = tap_begin[f + 1], width = active, reach = plan.reach;
-    const A* const* value_rows = values;
-    const I* const* tap_rows = taps;
-    const int64_t *base = row_tap, *shift = tap_shift, *number = tap_number;
-    A* to = phases + f * plan.width;
+  // Sums `terms` shifted rows into `to`; kTerms is their number where it is small, else 0.
+  template <int kTerms>
+  CONVKIT_INLINE void sum_terms(int64_t terms, A* to) {
+    const int64_t count = kTerms != 0 ? kTerms : terms, width = active;
+    const A* values = ring_values;
+    const I* taps = ring_taps;
+    const int64_t *at = term_at, *number = term_tap;
+    int64_t fixed_at[kTerms != 0 ? kTerms : 1];
+    K fixed_number[kTerms != 0 ? kTerms : 1];
+    for (int i = 0; i < kTerms; ++i) {
+      fixed_at[i] = at[i];
+      fixed_number[i] = splat<I>(static_cast<I>(number[i]));
+    }
     for (int64_t j = 0; j < width; j += kLanes) {
       V sum{};
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = begin; k < end; ++k) {
-          const int64_t at = j + reach - shift[k];
-          const V v = load_vec(value_rows[i] + at);
-          if constexpr (kSelect)
-            sum = sum + (load_vec(tap_rows[i] + at) == splat<I>(static_cast<I>(base[i] + number[k])) ? v : V{});
-          else
-            sum = sum + v;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t from = (kTerms != 0 ? fixed_at[i] : at[i]) + j;
+        const V v = load_vec(values + from);
+        if constexpr (kSelect) {
+          const K tap = kTerms != 0 ? fixed_number[i] : splat<I>(static_cast<I>(number[i]));
+          sum = sum + (load_vec(taps + from) == tap ? v : V{});
+        } else {
+          sum = sum + v;
         }
+      }
       store_vec(to + j, sum);
+    }
+  }
+
+  // Phase f of an input row from `rows` staged rows.
+  CONVKIT_INLINE void gather_phase(int64_t f, int64_t rows) {
+    int64_t terms = 0;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = tap_begin[f]; k < tap_begin[f + 1]; ++k) {
+        term_at[terms] = row_at[i] + plan.reach - tap_shift[k];
+        term_tap[terms++] = row_tap[i] + tap_number[k];
+      }
+    A* to = phases + f * plan.width;
+    switch (terms) {
+      case 1: return sum_terms<1>(terms, to);
+      case 2: return sum_terms<2>(terms, to);
+      case 4: return sum_terms<4>(terms, to);
+      case 9: return sum_terms<9>(terms, to);
+      default: return sum_terms<0>(terms, to);
     }
   }
 
@@ -226,8 +252,7 @@ Status gather_rows(const PoolProblem& p, const TensorView& dy, const TensorView&
   Failure failure;
   const int64_t elements = plan.group * plan.columns * p.stride[2] * plan.band;
   for_units(plan.units(), elements, [&](int64_t begin, int64_t end) {
-    RowGather<T, kSelect> task{p,  dy, offsets, dx, plan, {}, {}, {}, {}, {}, {},
-                               {}, {}, {},      {}, {},   0,  0,  0,  0};
+    RowGather<T, kSelect> task{p, dy, offsets, dx, plan};
     if (!task.run(begin, end)) failure.raise();
   });
   return failure.status();

@@ -8,6 +8,7 @@
 // Limits    an offset that names no tap, or a tap in the padding, selects 0, gets no gradient and has index -1.
 #include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_plane.h"
 #include "cpu/pool_rows_bwd.h"
 
 namespace convkit {
@@ -83,6 +84,7 @@ Status pool_select_bwd(const PoolProblem& p, const TensorView& dy, const TensorV
   return visit_real(dy.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     if (channels_gather_apply<T, true>(dy, offsets, dx)) return gather_channels<T, true>(p, dy, offsets, dx);
+    if (plane_applies(p, dx)) return spread_plane<T, true>(p, dy, offsets, dx);
     return gather_rows<T, true>(p, dy, offsets, dx);
   });
 }

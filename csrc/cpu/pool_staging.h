@@ -46,6 +46,16 @@ CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t a
     }
     return;
   }
+  if (s == 3 && phases == 3 && stride == 1) {
+    for (; at % 3 != 0 && n > 0; ++at, --n) dst[at % 3 * pitch + at / 3] = load_one(src++);
+    A* to = dst + at / 3;
+    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, src += 3 * lanes, to += lanes) {
+      const auto a = load_vec(src), b = load_vec(src + lanes), c = load_vec(src + 2 * lanes);
+      store_vec(to, every_third<0>(a, b, c, LaneNumbers<A>{}));
+      store_vec(to + pitch, every_third<1>(a, b, c, LaneNumbers<A>{}));
+      store_vec(to + 2 * pitch, every_third<2>(a, b, c, LaneNumbers<A>{}));
+    }
+  }
   for (int64_t phase = 0; phase < phases; ++phase) {
     int64_t i = (phase - at % s + s) % s;
     A* to = dst + phase * pitch + (at + i) / s;
@@ -77,6 +87,16 @@ CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, 
         store_up_to(dst + 2 * i + lanes, zipped<1>(a, b, LaneNumbers<A>{}), n - 2 * i - lanes);
     }
     return;
+  }
+  if (s == 3 && stride == 1) {
+    for (; at % 3 != 0 && n > 0; ++at, --n) store_one(dst++, src[at % 3 * pitch + at / 3]);
+    const A* from = src + at / 3;
+    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, dst += 3 * lanes, from += lanes) {
+      const auto a = load_vec(from), b = load_vec(from + pitch), c = load_vec(from + 2 * pitch);
+      store_vec(dst, zipped_three<0>(a, b, c, LaneNumbers<A>{}));
+      store_vec(dst + lanes, zipped_three<1>(a, b, c, LaneNumbers<A>{}));
+      store_vec(dst + 2 * lanes, zipped_three<2>(a, b, c, LaneNumbers<A>{}));
+    }
   }
   for (int64_t phase = 0; phase < s; ++phase) {
     int64_t i = (phase - at % s + s) % s;

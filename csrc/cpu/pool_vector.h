@@ -278,6 +278,19 @@ CONVKIT_INLINE V zipped(V even, V odd, std::integer_sequence<int, i...>) {
   constexpr int n = sizeof...(i);
   return __builtin_shufflevector(even, odd, (kHalf * n / 2 + i / 2 + (i % 2) * n)...);
 }
+// The same for every third lane of (a, b, c): two shuffles each, since a shuffle has two sources.
+template <int kFirst, typename V, int... i>
+CONVKIT_INLINE V every_third(V a, V b, V c, std::integer_sequence<int, i...>) {
+  constexpr int n = sizeof...(i);
+  const V ab = __builtin_shufflevector(a, b, (3 * i + kFirst < 2 * n ? 3 * i + kFirst : 0)...);
+  return __builtin_shufflevector(ab, c, (3 * i + kFirst < 2 * n ? i : 3 * i + kFirst - n)...);
+}
+template <int kPart, typename V, int... i>
+CONVKIT_INLINE V zipped_three(V a, V b, V c, std::integer_sequence<int, i...>) {
+  constexpr int n = sizeof...(i), first = kPart * n;
+  const V ab = __builtin_shufflevector(a, b, ((first + i) % 3 == 1 ? n + (first + i) / 3 : (first + i) / 3)...);
+  return __builtin_shufflevector(ab, c, ((first + i) % 3 == 2 ? n + (first + i) / 3 : i)...);
+}
 template <typename A>
 using LaneNumbers = std::make_integer_sequence<int, Lanes<A>::count>;
 
