@@ -155,6 +155,22 @@ def test_explain_says_who_runs_and_why_not() -> None:
         convkit.explain(lambda: (_ for _ in ()).throw(RuntimeError("boom")))
 
 
+def test_explain_names_an_algorithm_that_refuses() -> None:
+    x, w = torch.randn(1, 4, 5, 5), torch.randn(4, 4, 3, 3)
+    with convkit.backend("native", algorithm="conv_depthwise"):
+        (choice,) = convkit.explain(convolution, x, w, None, SPEC).choices
+        with pytest.raises(RuntimeError):
+            convolution(x, w, None, SPEC)
+    assert choice.backend is None and "'conv_depthwise' refuses" in choice.verdicts["native"]
+
+
+def test_the_reference_keeps_its_precision_under_autocast() -> None:
+    x, w = torch.randn(1, 4, 5, 5), torch.randn(4, 4, 3, 3)
+    expected = convolution(x, w, None, SPEC, "reference")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(convolution(x, w, None, SPEC, "reference"), expected)
+
+
 def test_every_backend_has_every_raw_operation() -> None:
     for name in backends.names():
         implementation = type(backends.get(name))

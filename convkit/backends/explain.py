@@ -11,9 +11,9 @@ from torch import Tensor
 
 from convkit.backends import selection
 from convkit.backends.base import RAW_OPS, Backend
-from convkit.backends.layout import is_channels_last
+from convkit.backends.layout import is_channels_last, result_strides
 from convkit.backends.selection import AUTOMATIC, Request, Spec, get, names, refusal, request
-from convkit.problem import ConvSpec, conv_output_size
+from convkit.problem import ConvSpec, conv_output_size, conv_transpose_output_size
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,30 @@ def _describe(x: Tensor, w: Tensor | None) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {x.device} {sizes}{layout}"
 
 
+def _empty(like: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
+    return like.new_empty_strided(size, result_strides(size, channels_last))
+
+
 def _algorithms(backend: Backend, op: str, x: Tensor, w: Tensor, spec: ConvSpec) -> dict[str, str]:
     """The algorithms of a (transposed) convolution and of both its gradients; x is the operation's input."""
-    kernel, channels_last = tuple(w.shape[2:]), is_channels_last(x) or is_channels_last(w)
+    kernel = tuple(w.shape[2:])
+    x_last, w_last = is_channels_last(x), is_channels_last(w)
+    result_last = x_last or w_last
     if op == "conv_fprop":
-        size, source = tuple(x.shape[2:]), x
+        source, size = x, tuple(x.shape[2:])
         out = conv_output_size(size, kernel, spec)
-        target = x.new_empty((x.shape[0], w.shape[0], *out))
-    else:
-        # Any input size that leads to x's will do.
-        size = tuple(
-            (o - 1) * s - a - b + d * (k - 1) + 1
-            for o, s, a, b, d, k in zip(
-                x.shape[2:], spec.stride, spec.pad_before, spec.pad_after, spec.dilation, kernel
-            )
-        )
-        source, target = x.new_empty((x.shape[0], w.shape[1] * spec.groups, *size)), x
+        target = _empty(x, (x.shape[0], w.shape[0], *out), result_last)
+    else:  # the least output size stands for all that lead to x's size
+        least = conv_transpose_output_size(tuple(x.shape[2:]), kernel, spec, (0,) * len(kernel))
+        size = tuple(max(n, 1) for n in least)
+        source, target = _empty(x, (x.shape[0], w.shape[1] * spec.groups, *size), result_last), x
+    forward = op == "conv_fprop"
     calls = {
-        "conv_fprop": (source, w, ()),
-        "conv_dgrad": (target, w, size),
-        "conv_wgrad": (target, source, kernel),
+        "conv_fprop": (source, w, (), result_last if forward else x_last),
+        "conv_dgrad": (target, w, size, x_last if forward else result_last),
+        "conv_wgrad": (target, source, kernel, w_last),
     }
-    planned = {name: backend.plan(name, *operands, spec, channels_last) for name, operands in calls.items()}
+    planned = {name: backend.plan(name, a, b, sizes, spec, last) for name, (a, b, sizes, last) in calls.items()}
     return {name: algorithm for name, algorithm in planned.items() if algorithm is not None}
 
 
@@ -93,6 +95,9 @@ def _explain_one(
     if winner is not None and x is not None and w is not None and device.type == "cpu":
         named = selection.with_algorithm(get(winner), spec, chosen)
         algorithms = _algorithms(get(winner), op, x, w, named)
+        if named.algorithm and op not in algorithms:
+            reasons[winner] = f"algorithm {get(winner).algorithms()[named.algorithm - 1]!r} refuses"
+            winner = None
     verdicts = {}
     for name, reason in reasons.items():
         if name == winner:

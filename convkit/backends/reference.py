@@ -152,6 +152,14 @@ def _filter_tap(w: Tensor, tap: Sizes, groups: int) -> Tensor:
     return w.reshape(groups, w.shape[0] // groups, w.shape[1])
 
 
+def _contract(equation: str, a: Tensor, b: Tensor) -> Tensor:
+    """einsum in the operands' own type, in an autocast region too."""
+    if a.is_meta:  # autocast does not know meta tensors
+        return torch.einsum(equation, a, b)
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.einsum(equation, a, b)
+
+
 def _pool_padding(size: Sizes, out: Sizes, spec: PoolSpec) -> Sizes:
     """Padding after each dimension so that every window, ceil_mode's overhang included, lies inside."""
     return tuple(
@@ -228,7 +236,7 @@ class Reference(Backend):
         y = padded.new_zeros(x.shape[0], spec.groups, w.shape[0] // spec.groups, prod(out))
         for tap in _taps(kernel_size):
             read = _grouped(_tap_slice(padded, tap, out, spec.stride, spec.dilation), spec.groups)
-            y = y + torch.einsum("ngcp,gkc->ngkp", read, _filter_tap(filters, tap, spec.groups))
+            y = y + _contract("ngcp,gkc->ngkp", read, _filter_tap(filters, tap, spec.groups))
         y = apply_epilogue(y.reshape(x.shape[0], w.shape[0], *out), bias, scale, residual, spec)
         return _finish(y, x.dtype, channels_last)
 
@@ -250,7 +258,7 @@ class Reference(Backend):
             dy.shape[0], channels, *(a + n + b for a, n, b in zip(spec.pad_before, input_size, spec.pad_after))
         )
         for tap in _taps(tuple(w.shape[2:])):
-            written = torch.einsum("ngkp,gkc->ngcp", grouped_dy, _filter_tap(filters, tap, spec.groups))
+            written = _contract("ngkp,gkc->ngcp", grouped_dy, _filter_tap(filters, tap, spec.groups))
             target = _tap_slice(padded, tap, out, spec.stride, spec.dilation)
             target += written.reshape(dy.shape[0], channels, *out)
         mode = PADDING_MODES[spec.padding_mode]
@@ -265,7 +273,7 @@ class Reference(Backend):
         dw = []
         for tap in _taps(tuple(kernel_size)):
             read = _grouped(_tap_slice(padded, tap, out, spec.stride, spec.dilation), spec.groups)
-            dw.append(torch.einsum("ngkp,ngcp->gkc", grouped_dy, read).reshape(filters, channels))
+            dw.append(_contract("ngkp,ngcp->gkc", grouped_dy, read).reshape(filters, channels))
         return _finish(torch.stack(dw, -1).reshape(filters, channels, *kernel_size), dy.dtype, channels_last)
 
     def conv_bgrad(self, dy: Tensor) -> Tensor:
