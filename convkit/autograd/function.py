@@ -8,7 +8,8 @@ callable of it that takes, in this order of preference,
 - torch.func transforms and forward-mode AD: a Function with ``setup_context``, ``jvp`` and a generated vmap rule;
 - torch.compile: one with ``setup_context`` but without ``jvp``, which Dynamo refuses.
 
-PyTorch's private interface stands in this file alone.
+What is private in torch.autograd and torch.func stands in this file alone. Where a PyTorch lacks it, every call
+takes the form for transforms, which is slower and right everywhere.
 """
 
 from __future__ import annotations
@@ -48,14 +49,18 @@ class Formula:
         raise NotImplementedError
 
 
-_functorch_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _forward_ad_active() -> bool:
+    return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 # Dynamo evaluates a function so marked while tracing instead of tracing it: the answer is what is active around
 # the traced call. (Traced, it would see its own interpreter.) torch.compiler.assume_constant_result does the
 # same, but imports Dynamo.
 def _transforms_around_trace() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return torch._C._functorch.peek_interpreter_stack() is not None or _forward_ad_active()
 
 
 _transforms_around_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -114,7 +119,7 @@ def operation(formula: type[Formula]) -> Callable[..., Any]:
 
                 return run(call, *args)
             return compiled.apply(*args)
-        if _functorch_active() or forward_ad._current_level >= 0:
+        if _functorch_active() or _forward_ad_active():
             return transformed.apply(*args[:count], _Static(args[count:]))
         if torch.is_grad_enabled():
             for t in args[:count]:
