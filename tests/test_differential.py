@@ -8,7 +8,7 @@ import pytest
 
 from tests.differential import OPS, compare, draw_call, spoil
 
-ROUNDS = 6
+ROUNDS = 3
 CALLS = 50
 
 
