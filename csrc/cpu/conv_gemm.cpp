@@ -149,9 +149,15 @@ ResultBlock<T> place_result(const Scratch<accumulate_t<T>>& s, const Operands<T>
       }
     }
   } else {
-    for (int64_t i = 0; i < s.block->segments; ++i) {
+    for (int64_t i = 0; i < s.block->segments;) {
       const Segment& g = s.block->segment[i];
-      add(g.at, g.length, g.out, g.residual);
+      int64_t length = g.length;
+      for (++i; i < s.block->segments; ++i) {  // rows that follow each other in memory are one
+        const Segment& next = s.block->segment[i];
+        if (next.out != g.out + length * r.step || next.residual != g.residual + length * r.residual_step) break;
+        length += next.length;
+      }
+      add(g.at, length, g.out, g.residual);
     }
     for (int64_t i = 0; i < channels; ++i) {
       s.row_out[i] = i * op.out.stride[kC];
@@ -188,7 +194,7 @@ bool run_block(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t
       pack_weight_rows(s.a, g, weights, row, channels, d);
       const int64_t k = d.size(), step = g.stride[2] * op.in.stride[kW];
       for (int64_t t = 0; t < d.taps; ++t) {
-        const int64_t count = make_pieces<A>(s.pieces, g, op.in, *s.block, tap_at(g, d.tap + t), k * kPanel<A>);
+        const int64_t count = make_pieces<A>(s.pieces, g, op.in, *s.block, d.tap + t, k * kPanel<A>);
         for (int64_t c = 0; c < d.channels; ++c)
           copy_pieces(s.b + (c * d.taps + t) * kPanel<A>, in + (d.channel + c) * op.in.stride[kC], s.pieces, count,
                       step);
@@ -217,15 +223,36 @@ bool is_channels_last(const TensorView& out, const TensorView& in) {
   return t.stride[kC] == 1 && t.size[kC] > 1;
 }
 
+// A pointwise convolution sees a row of pixels where rows and planes follow each other in memory.
+bool flat(const TensorView& t) {
+  return t.data == nullptr || ((t.size[kH] == 1 || t.stride[kH] == t.size[kW] * t.stride[kW]) &&
+                               (t.size[kD] == 1 || t.stride[kD] == t.size[kH] * t.size[kW] * t.stride[kW]));
+}
+void flatten(TensorView* t) {
+  t->size[kW] *= t->size[kH] * t->size[kD];
+  t->size[kH] = t->size[kD] = 1;
+}
+template <typename T>
+void flatten_pointwise(Gather* g, Operands<T>* op) {
+  for (int i = 0; i < kMaxSpatial; ++i)
+    if (g->tap[i].count != 1 || g->tap[i].origin != 0 || g->stride[i] != 1 || g->in[i] != g->out[i]) return;
+  if (g->out[2] == 1 || !flat(op->in) || !flat(op->out) || !flat(op->epilogue.residual)) return;
+  g->in = g->out = {{1, 1, volume(g->in)}};
+  flatten(&op->in);
+  flatten(&op->out);
+  flatten(&op->epilogue.residual);
+}
+
 template <typename T>
 Status fprop(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e, const TensorView& y) {
-  const Gather g = fprop_gather(p);
+  Gather g = fprop_gather(p);
   const Plan plan = make_plan<accumulate_t<T>>(g, is_channels_last(y, x));
-  const Operands<T> op{x,
+  Operands<T> op{x,
                        y,
                        {data<T>(w), w.stride[kN], w.stride[kC], {w.stride[kD], w.stride[kH], w.stride[kW]}},
                        g.rows * w.stride[kN],
                        e};
+  flatten_pointwise(&g, &op);
   bool failed = false;
   parallel_for(g.groups * plan.pixel_tasks * plan.channel_tasks, [&](int64_t task) {
     const int64_t channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
@@ -247,7 +274,7 @@ Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, co
   parallel_for(volume(phases) * tasks, [&](int64_t task) {
     const int64_t number = task / tasks;
     const Spatial phase{{number / phases[2] / phases[1], number / phases[2] % phases[1], number % phases[2]}};
-    const Gather g = dgrad_gather(p, phase);
+    Gather g = dgrad_gather(p, phase);
     Plan plan = make_plan<accumulate_t<T>>(g, channels_last);
     plan.pixel_block = bound.pixel_block;
     plan.channel_block = bound.channel_block;
@@ -257,6 +284,7 @@ Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, co
                    g.depth * w.stride[kN],
                    e};
     op.epilogue.residual = phase_view(e.residual, phase, p.stride, g.out);
+    flatten_pointwise(&g, &op);
     const int64_t channel_task = task % bound.channel_tasks, rest = task % tasks / bound.channel_tasks;
     if (rest % bound.pixel_tasks * plan.pixel_block >= plan.pixels) return;
     if (!run_block(g, plan, op, rest / bound.pixel_tasks, rest % bound.pixel_tasks, channel_task))

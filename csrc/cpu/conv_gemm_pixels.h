@@ -16,6 +16,7 @@ constexpr int64_t kMaxPixels = 512;  // of a block
 struct Segment {
   int64_t in, out, residual;   // element offsets of its first pixel at channel 0, and tap shift 0
   int64_t start[kMaxSpatial];  // input position of its first pixel at tap shift 0
+  int64_t q;                        // its first pixel within the row of the result
   int64_t at, length;          // pixels [at, at + length) of the block
 };
 
@@ -42,6 +43,7 @@ CONVKIT_INLINE void make_pixels(PixelBlock* block, const Gather& g, const Tensor
   for (int64_t at = 0; at < count;) {
     Segment& s = block->segment[block->segments++];
     s.at = at;
+    s.q = q;
     s.length = g.out[2] - q < count - at ? g.out[2] - q : count - at;
     s.start[0] = o * g.stride[0];
     s.start[1] = p * g.stride[1];
@@ -61,24 +63,33 @@ CONVKIT_INLINE void make_pixels(PixelBlock* block, const Gather& g, const Tensor
   }
 }
 
+// A tap with what it reads: its offset in the input, and the pixels [begin, end) of a row of the result for
+// which it reads inside a row of the input.
+struct Reach {
+  Tap tap;
+  int64_t offset, begin, end;
+};
+CONVKIT_INLINE Reach reach_of(const Gather& g, const TensorView& in, int64_t t) {
+  Reach r;
+  r.tap = tap_at(g, t);
+  r.offset = r.tap.shift[0] * in.stride[kD] + r.tap.shift[1] * in.stride[kH] + r.tap.shift[2] * in.stride[kW];
+  const int64_t shift = r.tap.shift[2], left = g.in[2] - shift;
+  r.begin = shift >= 0 ? 0 : ceil_div(-shift, g.stride[2]);
+  r.end = left <= 0 ? 0 : ceil_div(left, g.stride[2]);
+  return r;
+}
+
 // Pixels [begin, end) of the segment, relative to its first, that the tap reads from inside the input.
 struct Interval {
   int64_t begin, end;
 };
-CONVKIT_INLINE Interval inside(const Gather& g, const Segment& s, const Tap& tap) {
+CONVKIT_INLINE Interval inside(const Gather& g, const Segment& s, const Reach& r) {
   for (int i = 0; i < 2; ++i) {
-    const int64_t at = s.start[i] + tap.shift[i];
+    const int64_t at = s.start[i] + r.tap.shift[i];
     if (at < 0 || at >= g.in[i]) return {0, 0};
   }
-  const int64_t at = s.start[2] + tap.shift[2], step = g.stride[2], left = g.in[2] - at;
-  int64_t begin = at >= 0 ? 0 : (-at + step - 1) / step;
-  int64_t end = left <= 0 ? 0 : (left + step - 1) / step;
-  if (end > s.length) end = s.length;
-  return {begin, end < begin ? begin : end};
-}
-
-CONVKIT_INLINE int64_t tap_offset(const TensorView& in, const Tap& tap) {
-  return tap.shift[0] * in.stride[kD] + tap.shift[1] * in.stride[kH] + tap.shift[2] * in.stride[kW];
+  const int64_t begin = r.begin > s.q ? r.begin - s.q : 0, end = minimum(r.end - s.q, s.length);
+  return end > begin ? Interval{begin, end} : Interval{0, 0};
 }
 
 // Cuts [at, at + length) at multiples of the vector length; f(vector's first index, begin lane, end lane).
@@ -95,18 +106,19 @@ constexpr int64_t kMaxPieces = kMaxPixels + 1;  // each holds a pixel, but the o
 // elements apart. Pixels up to the next full vector are zero.
 template <typename A>
 CONVKIT_INLINE int64_t make_pieces(Piece* pieces, const Gather& g, const TensorView& in, const PixelBlock& block,
-                                   const Tap& tap, int64_t panel_pitch) {
-  const int64_t step = g.stride[2] * in.stride[kW], shift = tap_offset(in, tap);
+                                   int64_t tap, int64_t panel_pitch) {
+  const int64_t step = g.stride[2] * in.stride[kW];
+  const Reach reach = reach_of(g, in, tap);
   Piece* piece = pieces;
   const auto place = [&](int64_t v) { return v / kPanel<A> * panel_pitch + v % kPanel<A>; };
   for (int64_t i = 0; i < block.segments; ++i) {
     const Segment& s = block.segment[i];
-    const Interval valid = inside(g, s, tap);
+    const Interval valid = inside(g, s, reach);
     const int64_t low = s.at + valid.begin, high = s.at + valid.end;
     for_vectors<A>(s.at, s.length, [&](int64_t v, int64_t begin, int64_t end) {
       int64_t first = low - v > begin ? low - v : begin, last = high - v < end ? high - v : end;
       if (last <= first) first = last = begin;
-      *piece++ = {s.in + shift + (v - s.at) * step, place(v), lane_mask(first, last), lane_mask(begin, end)};
+      *piece++ = {s.in + reach.offset + (v - s.at) * step, place(v), lane_mask(first, last), lane_mask(begin, end)};
     });
   }
   const int64_t tail = block.count % kLanes<A>;
@@ -136,6 +148,28 @@ struct DepthBlock {
   CONVKIT_INLINE int64_t size() const { return channels * taps; }
 };
 
+// A copy of a fixed number of neighbours, zeros where there are none.
+template <typename T>
+struct RunCopy {
+  using A = accumulate_t<T>;
+  int64_t count, full;
+  uint32_t tail;
+  CONVKIT_INLINE explicit RunCopy(int64_t n)
+      : count(n), full(n / kLanes<A> * kLanes<A>), tail(lane_mask(0, n % kLanes<A>)) {}
+  CONVKIT_INLINE void operator()(A* dst, const T* src) const {
+#if CONVKIT_AVX512
+    for (int64_t i = 0; i < full; i += kLanes<A>)
+      store_vector(dst + i, load_lanes(src + i, lane_mask(0, kLanes<A>)));
+    if (tail != 0) store_lanes(dst + full, tail, load_lanes(src + full, tail));
+#else
+    for (int64_t i = 0; i < count; ++i) dst[i] = load(src + i);
+#endif
+  }
+  CONVKIT_INLINE void zero(A* dst) const {
+    for (int64_t i = 0; i < count; ++i) dst[i] = A(0);
+  }
+};
+
 // dst[pixel * kDepthPitch + (tap * channels + channel)] = in of that pixel, tap and channel: rows of A for
 // data whose channels are neighbours. `in` points to the group's first channel.
 template <typename T>
@@ -148,33 +182,37 @@ CONVKIT_INLINE void pack_pixel_rows(accumulate_t<T>* dst, const Gather& g, const
   const bool merged = row_taps > 1 && channel_stride == 1 && d.taps == g.taps && g.tap[2].move == 1 &&
                       view.stride[kW] == d.channels && g.depth == d.channels;
   const int64_t run_taps = merged ? row_taps : 1;
+  const RunCopy<T> copy(run_taps * d.channels);
   for (int64_t t = 0; t < d.taps; t += run_taps) {
-    const Tap tap = tap_at(g, d.tap + t);
-    const int64_t shift = tap_offset(view, tap);
+    const Reach first = reach_of(g, view, d.tap + t);
+    const Reach last = reach_of(g, view, d.tap + t + run_taps - 1);
     for (int64_t i = 0; i < block.segments; ++i) {
       const Segment& s = block.segment[i];
       accumulate_t<T>* to = dst + s.at * kDepthPitch + t * d.channels;
-      const T* from = in + s.in + shift;
-      const Interval valid = inside(g, s, tap);
-      if (!merged) {
-        for (int64_t j = 0; j < s.length; ++j, to += kDepthPitch, from += step) {
-          if (j >= valid.begin && j < valid.end)
-            copy_run(to, from, channel_stride, d.channels);
-          else
-            for (int64_t c = 0; c < d.channels; ++c) to[c] = 0;
-        }
-        continue;
+      const T* from = in + s.in + first.offset;
+      // Pixels for which every tap of the run is inside: from the first tap's begin to the last tap's end.
+      const Interval low = inside(g, s, first), high = inside(g, s, last);
+      const Interval valid = low.end > 0 && high.end > 0 ? Interval{low.begin, high.end} : Interval{0, 0};
+      const int64_t h = s.start[1] + first.tap.shift[1], depth = s.start[0] + first.tap.shift[0];
+      const bool row_inside = depth >= 0 && depth < g.in[0] && h >= 0 && h < g.in[1];
+      const auto edge = [&](int64_t j) {
+        accumulate_t<T>* at = to + j * kDepthPitch;
+        copy.zero(at);
+        if (!row_inside) return;
+        const int64_t w = s.start[2] + first.tap.shift[2] + j * g.stride[2];
+        const int64_t begin = w < 0 ? minimum(-w, run_taps) : 0;
+        const int64_t end = minimum(g.in[2] - w, run_taps);
+        for (int64_t c = begin * d.channels; c < end * d.channels; ++c)
+          at[c] = load(from + j * step + c % d.channels * channel_stride + c / d.channels * view.stride[kW]);
+      };
+      int64_t j = 0;
+      for (; j < valid.begin && j < s.length; ++j) edge(j);
+      if (channel_stride == 1) {
+        for (; j < valid.end; ++j) copy(to + j * kDepthPitch, from + j * step);
+      } else {
+        for (; j < valid.end; ++j) copy_run(to + j * kDepthPitch, from + j * step, channel_stride, d.channels);
       }
-      const int64_t d0 = s.start[0] + tap.shift[0], h0 = s.start[1] + tap.shift[1];
-      const bool row_inside = d0 >= 0 && d0 < g.in[0] && h0 >= 0 && h0 < g.in[1];
-      int64_t w = s.start[2] + tap.shift[2];
-      for (int64_t j = 0; j < s.length; ++j, to += kDepthPitch, from += step, w += g.stride[2]) {
-        int64_t begin = w < 0 ? -w : 0, end = g.in[2] - w < run_taps ? g.in[2] - w : run_taps;
-        if (!row_inside || end <= begin) begin = end = 0;
-        for (int64_t c = 0; c < begin * d.channels; ++c) to[c] = 0;
-        copy_run(to + begin * d.channels, from + begin * d.channels, 1, (end - begin) * d.channels);
-        for (int64_t c = end * d.channels; c < run_taps * d.channels; ++c) to[c] = 0;
-      }
+      for (; j < s.length; ++j) edge(j);
     }
   }
 }

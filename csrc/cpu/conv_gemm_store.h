@@ -33,6 +33,9 @@ template <typename T>
 CONVKIT_INLINE void scatter_lanes(T* p, int64_t step, uint32_t mask, vector_t<accumulate_t<T>> v) {
 #if CONVKIT_AVX512
   if (step == 1) return store_lanes(p, mask, v);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (step == 2) return store_even_lanes(p, mask, v);
+  }
 #endif
   using A = accumulate_t<T>;
   A lanes[kLanes<A>];
@@ -65,10 +68,31 @@ struct ResultBlock {
   const int64_t* panel_slots;
 };
 
+// The common case alone in its loop: neighbours in memory, and no epilogue but a bias.
+template <typename T>
+CONVKIT_INLINE void store_plain_tile(const ResultBlock<T>& r, int64_t row, int64_t height, int64_t panel,
+                                     const accumulate_t<T>* tile) {
+  using A = accumulate_t<T>;
+  const int64_t begin = r.panel_slots[panel], end = r.panel_slots[panel + 1];
+  for (int64_t i = 0; i < height; ++i) {
+    const vector_t<A> bias = vector_t<A>{} + (r.bias != nullptr && r.channels_in_rows ? load(r.bias + row + i) : A(0));
+    const A* line = tile + i * kPanel<A> - panel * kPanel<A>;
+    T* out = r.out + r.row_out[row + i];
+    for (int64_t s = begin; s < end; ++s) {
+      const Slot& slot = r.slots[s];
+      vector_t<A> v = load_vector(line + slot.column);
+      if (r.bias != nullptr) v += r.channels_in_rows ? bias : gather_lanes(r.bias + slot.column, 1, slot.mask);
+      scatter_lanes(out + slot.out, 1, slot.mask, v);
+    }
+  }
+}
+
 template <typename T>
 CONVKIT_INLINE void store_tile(const ResultBlock<T>& r, const Epilogue& e, int64_t row, int64_t height, int64_t panel,
                                const accumulate_t<T>* tile) {
   using A = accumulate_t<T>;
+  if (r.step == 1 && r.scale == nullptr && r.residual == nullptr && e.activation == Activation::kIdentity)
+    return store_plain_tile(r, row, height, panel, tile);
   for (int64_t i = 0; i < height; ++i) {
     const int64_t m = row + i;
     const A scale = r.channels_in_rows && r.scale != nullptr ? load(r.scale + m) : A(1);

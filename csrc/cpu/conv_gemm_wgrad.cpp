@@ -198,7 +198,7 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
     } else {
       const int64_t step = g.stride[2] * op.x.stride[kW];
       for (int64_t t = 0; t < d.taps; ++t) {
-        const int64_t count = make_pieces<A>(pieces, g, op.x, *block, tap_at(g, d.tap + t), kPanel<A>);
+        const int64_t count = make_pieces<A>(pieces, g, op.x, *block, d.tap + t, kPanel<A>);
         for (int64_t c = 0; c < d.channels; ++c)
           copy_pieces(a + (c * d.taps + t) * kDepthPitch, x + (d.channel + c) * op.x.stride[kC], pieces, count, step);
       }

@@ -15,7 +15,9 @@ void kernel(const A* __restrict a, const A* __restrict b, int64_t b_pitch, int64
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v)
       acc[i][v] = accumulate ? load_vector(tile + i * panel + v * lanes) : vector_t<A>{};
+  const char* next = reinterpret_cast<const char*>(a + kRows * kDepthPitch);
   for (int64_t at = 0; at < k; ++at, b += b_pitch, ++a) {
+    __builtin_prefetch(next + at * 64);  // one line per step covers the next tile of A
     vector_t<A> row[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) row[v] = load_vector(b + v * lanes);

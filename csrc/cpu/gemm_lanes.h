@@ -112,6 +112,15 @@ CONVKIT_INLINE void store_lanes(float16* p, uint32_t mask, vector_t<float> v) {
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(mask), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+// Writes the lanes of `mask` to p[2 * lane]; what lies between stays untouched.
+CONVKIT_INLINE void store_even_lanes(float* p, uint32_t mask, vector_t<float> v) {
+  const __m512i low = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  const uint32_t m = spread(mask);
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(m), _mm512_permutexvar_ps(low, v));
+  _mm512_mask_storeu_ps(p + 16, static_cast<__mmask16>(m >> 16), _mm512_permutexvar_ps(high, v));
+}
+
 #endif  // CONVKIT_AVX512
 
 // Lanes of `load_mask` (a run of ones) from p[lane * step], and zeros in the rest of `write_mask` (a run that
