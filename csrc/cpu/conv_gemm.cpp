@@ -248,10 +248,10 @@ Status fprop(const ConvProblem& p, const TensorView& x, const TensorView& w, con
   Gather g = fprop_gather(p);
   const Plan plan = make_plan<accumulate_t<T>>(g, is_channels_last(y, x));
   Operands<T> op{x,
-                       y,
-                       {data<T>(w), w.stride[kN], w.stride[kC], {w.stride[kD], w.stride[kH], w.stride[kW]}},
-                       g.rows * w.stride[kN],
-                       e};
+                 y,
+                 {data<T>(w), w.stride[kN], w.stride[kC], {w.stride[kD], w.stride[kH], w.stride[kW]}},
+                 g.rows * w.stride[kN],
+                 e};
   flatten_pointwise(&g, &op);
   bool failed = false;
   parallel_for(g.groups * plan.pixel_tasks * plan.channel_tasks, [&](int64_t task) {

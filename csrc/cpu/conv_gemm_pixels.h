@@ -16,7 +16,7 @@ constexpr int64_t kMaxPixels = 512;  // of a block
 struct Segment {
   int64_t in, out, residual;   // element offsets of its first pixel at channel 0, and tap shift 0
   int64_t start[kMaxSpatial];  // input position of its first pixel at tap shift 0
-  int64_t q;                        // its first pixel within the row of the result
+  int64_t q;                   // its first pixel within the row of the result
   int64_t at, length;          // pixels [at, at + length) of the block
 };
 
@@ -158,8 +158,7 @@ struct RunCopy {
       : count(n), full(n / kLanes<A> * kLanes<A>), tail(lane_mask(0, n % kLanes<A>)) {}
   CONVKIT_INLINE void operator()(A* dst, const T* src) const {
 #if CONVKIT_AVX512
-    for (int64_t i = 0; i < full; i += kLanes<A>)
-      store_vector(dst + i, load_lanes(src + i, lane_mask(0, kLanes<A>)));
+    for (int64_t i = 0; i < full; i += kLanes<A>) store_vector(dst + i, load_lanes(src + i, lane_mask(0, kLanes<A>)));
     if (tail != 0) store_lanes(dst + full, tail, load_lanes(src + full, tail));
 #else
     for (int64_t i = 0; i < count; ++i) dst[i] = load(src + i);
