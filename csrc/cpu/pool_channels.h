@@ -24,7 +24,8 @@ template <typename F>
 CONVKIT_INLINE void for_channel_blocks(int64_t channels, int64_t lanes, const F& f) {
   int64_t c = 0;
   for (; c + kBlock * lanes <= channels; c += kBlock * lanes) f(Size<kBlock>{}, c);
-  for (; c + lanes <= channels; c += lanes) f(Size<1>{}, c);
+  for (; c + 2 * lanes <= channels; c += 2 * lanes) f(Size<2>{}, c);
+  if (c + lanes <= channels) f(Size<1>{}, c), c += lanes;
   if (c < channels) f(Size<1>{}, channels - lanes);
 }
 

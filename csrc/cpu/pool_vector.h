@@ -136,6 +136,21 @@ CONVKIT_INLINE void store_raw_part(T* p, R r, int64_t n) {
     __builtin_memcpy(p, &r, static_cast<size_t>(n) * sizeof(T));
 }
 
+// Doubles the width of the lanes until they are K's: GCC takes wider steps apart into scalars.
+template <int kBytes, typename K, typename R>
+CONVKIT_INLINE K widen_steps(R r) {
+  constexpr int lanes = sizeof(K) / sizeof(K{}[0]);
+  if constexpr (sizeof(K) == kBytes * lanes) {
+    return (K)r;
+  } else if constexpr (kBytes == 1) {
+    return widen_steps<2, K>(__builtin_convertvector(r, typename Simd<int16_t, lanes>::type));
+  } else if constexpr (kBytes == 2) {
+    return widen_steps<4, K>(__builtin_convertvector(r, typename Simd<int32_t, lanes>::type));
+  } else {
+    return __builtin_convertvector(r, K);
+  }
+}
+
 template <typename T, typename R>
 CONVKIT_INLINE Vec<pool_accumulate_t<T>> widen(R r) {
   using A = pool_accumulate_t<T>;
@@ -156,7 +171,7 @@ CONVKIT_INLINE Vec<pool_accumulate_t<T>> widen(R r) {
     return v;
 #endif
   } else {
-    return __builtin_convertvector(r, V);
+    return widen_steps<sizeof(T), V>(r);
   }
 }
 
@@ -230,7 +245,7 @@ template <typename O, typename K>
 CONVKIT_INLINE K load_taps_as(const O* p, int64_t n) {
   constexpr int lanes = sizeof(K) / sizeof(K{}[0]);
   using R = typename Simd<O, lanes>::type;
-  return __builtin_convertvector(n >= lanes ? load_raw<R>(p) : load_raw_part<R>(p, n), K);
+  return widen_steps<sizeof(O), K>(n >= lanes ? load_raw<R>(p) : load_raw_part<R>(p, n));
 }
 template <typename K>
 CONVKIT_INLINE K load_taps(const void* base, int64_t at, int64_t bytes, int64_t n) {
