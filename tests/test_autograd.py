@@ -335,3 +335,23 @@ def test_transforms() -> None:
     torch.testing.assert_close(torch.func.jacrev(torch.func.jacfwd(loss))(x), expected)
     batched = torch.func.vmap(torch.func.grad(loss))(torch.stack([x, 2 * x]))
     torch.testing.assert_close(batched[1], torch.func.grad(loss)(2 * x))
+
+
+def test_max_pooling_keeps_no_offsets_where_nothing_is_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    reference = backends.get("reference")
+    plain = type(reference).max_pool
+
+    def watched(self: Backend, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
+        kept.append(offsets)
+        return plain(self, x, spec, offsets, channels_last)
+
+    monkeypatch.setattr(type(reference), "max_pool", watched)
+    x, spec = leaf(1, 1, 4, 4), PoolSpec((2, 2), (2, 2), (0, 0), (0, 0), (1, 1))
+    with torch.no_grad():
+        max_pooling(x, spec, backend="reference")
+    max_pooling(x.detach(), spec, backend="reference")
+    max_pooling(x.detach(), spec, return_indices=True, backend="reference")
+    max_pooling(x, spec, backend="reference")
+    torch.func.grad(lambda t: max_pooling(t, spec, backend="reference").sum())(x.detach())  # type: ignore[union-attr]
+    assert kept == [False, False, True, True, True]

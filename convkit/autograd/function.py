@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
 from torch.autograd import Function
 
 
@@ -75,6 +76,15 @@ class _Static:
 
 def _function(name: str, **methods: Callable[..., Any]) -> Any:
     return type(name, (Function,), {key: staticmethod(method) for key, method in methods.items()})
+
+
+def differentiable(*tensors: Tensor | None) -> bool:
+    """Whether a derivative of what is computed from ``tensors`` now may be asked for later."""
+    if torch.compiler.is_compiling():
+        transforms = _transforms_around_trace()
+    else:
+        transforms = _functorch_active() or _forward_ad_active()
+    return transforms or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
 def operation(formula: type[Formula]) -> Callable[..., Any]:

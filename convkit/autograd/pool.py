@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from convkit.autograd.function import Formula, operation
+from convkit.autograd.function import Formula, differentiable, operation
 from convkit.backends.base import Backend
 from convkit.backends.layout import is_channels_last
 from convkit.backends.selection import select
@@ -181,6 +181,8 @@ def max_pooling(
     With ``return_indices`` also the int64 indices of the chosen elements, flat within the unpadded plane of x.
     """
     chosen, spec = select("max_pool", x, None, spec, backend)
+    if not (return_indices or differentiable(x)):
+        return chosen.max_pool(x, spec, False, is_channels_last(x))[0]
     y, offsets = max_pool(x, spec, is_channels_last(x), chosen)
     if not return_indices:
         return y
