@@ -164,7 +164,7 @@ def test_max_pool_equals_pytorch(case, layout):
 @pytest.mark.parametrize("dtype", FLOATING + INTEGRAL, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_max_pool_of_every_dtype(dtype, layout):
-    for dims, size in ((1, (67,)), (2, (13, 45)), (3, (5, 6, 9))):
+    for _dims, size in ((1, (67,)), (2, (13, 45)), (3, (5, 6, 9))):
         x = random((2, 70, *size), dtype)
         expect_max(strided(x, layout), 3, 2, 1)
         expect_max(strided(x, layout), 2, 2)
@@ -276,7 +276,7 @@ def test_avg_pool_equals_pytorch(case, layout):
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_avg_pool_of_every_floating_dtype(dtype, layout):
-    for dims, size in ((1, (67,)), (2, (13, 45)), (3, (5, 6, 9))):
+    for _dims, size in ((1, (67,)), (2, (13, 45)), (3, (5, 6, 9))):
         x = strided(random((2, 35, *size), dtype), layout)
         expect_avg(x, 3, 2, 1, True, False)
         expect_avg(x, 2, 2, 0, False, True)

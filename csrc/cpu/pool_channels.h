@@ -75,8 +75,7 @@ struct ChannelPool {
     for (int b = 0; b < kVectors; ++b) {
       if constexpr (Policy::kDivides) v[b] = v[b] / by;
       store_vec(to + b * kLanes, v[b]);
-      if constexpr (kOffsets)
-        store_taps(offsets.data, taps_to + b * kLanes, dtype_bytes(offsets.dtype), at[b], kLanes);
+      if constexpr (kOffsets) store_taps(offsets.data, taps_to + b * kLanes, dtype_bytes(offsets.dtype), at[b], kLanes);
     }
   }
 
@@ -114,7 +113,7 @@ Status pool_channels(const PoolProblem& p, const TensorView& x, const TensorView
 
 // The windows that read each position of a row, and the rows of windows that read the row: divisions happen once.
 struct ReaderTables {
-  int64_t* begin;    // readers of position w: entries [begin[w], begin[w + 1]) of the next three
+  int64_t* begin;  // readers of position w: entries [begin[w], begin[w + 1]) of the next three
   int64_t* window;
   int64_t* tap;
   int64_t* divisor;  // what w contributes to it

@@ -16,11 +16,11 @@ inline namespace CONVKIT_ISA {
 namespace {
 
 struct RowPlan {
-  int64_t planes, group, groups;   // planes side by side, and how many such groups
-  int64_t columns, tiles;          // outputs per plane and column tile
-  int64_t rows, band, bands;       // output rows (o, p), rows per band
-  int64_t slot, width, pitch;      // positions per plane, per ring row, per staged phase
-  int64_t phases, ring;            // staged phases; ring rows
+  int64_t planes, group, groups;  // planes side by side, and how many such groups
+  int64_t columns, tiles;         // outputs per plane and column tile
+  int64_t rows, band, bands;      // output rows (o, p), rows per band
+  int64_t slot, width, pitch;     // positions per plane, per ring row, per staged phase
+  int64_t phases, ring;           // staged phases; ring rows
   CONVKIT_INLINE int64_t units() const { return groups * tiles * bands; }
 };
 
@@ -57,21 +57,21 @@ struct RowPool {
   const TensorView &x, &y, &offsets;
   const RowPlan& plan;
 
-  A* staged = nullptr;  // phases x pitch
-  A* ring_values = nullptr;  // ring x width
-  I* ring_taps = nullptr;  // ring x width, only with offsets
+  A* staged = nullptr;          // phases x pitch
+  A* ring_values = nullptr;     // ring x width
+  I* ring_taps = nullptr;       // ring x width, only with offsets
   int64_t* ring_row = nullptr;  // which input row (d, h) a ring row holds
-  int64_t* tap_at = nullptr;  // where tap t of window 0 lies in `staged`
-  I* first_tap = nullptr;  // per position: the first tap inside the input
-  A* divisors = nullptr;  // per position: what w contributes to the divisor
-  const A** values = nullptr;  // the ring rows of the current window
+  int64_t* tap_at = nullptr;    // where tap t of window 0 lies in `staged`
+  I* first_tap = nullptr;       // per position: the first tap inside the input
+  A* divisors = nullptr;        // per position: what w contributes to the divisor
+  const A** values = nullptr;   // the ring rows of the current window
   const I** taps = nullptr;
   int64_t* row_tap = nullptr;  // their tap number before w is added
-  A* result = nullptr;  // width: the output row, where it cannot go to y directly
+  A* result = nullptr;         // width: the output row, where it cannot go to y directly
   I* result_taps = nullptr;
   int64_t staged_at = 0, staged_count = 0, first_column = 0;  // this tile's part of an input row
   bool misses = false;  // some window of the tile has no element along w: its offset is 0
-  int64_t active = 0;  // positions in use: the last tile can be narrower
+  int64_t active = 0;   // positions in use: the last tile can be narrower
 
   void carve(Carver& c, const RowPlan& r) {
     c.take(&staged, r.phases * r.pitch);
@@ -169,8 +169,8 @@ struct RowPool {
     const int64_t inside = d * x.stride[kD] + h * x.stride[kH] + first_column * x.stride[kW];
     const int64_t planes = planes_in(group);
     for (int64_t g = 0; g < planes; ++g)
-      stage_row(data<T>(x) + plane_offset(p, x, group * plan.group + g) + inside, x.stride[kW], staged_count,
-                staged_at, p.stride[2], plan.phases, plan.pitch, staged + g * plan.slot);
+      stage_row(data<T>(x) + plane_offset(p, x, group * plan.group + g) + inside, x.stride[kW], staged_count, staged_at,
+                p.stride[2], plan.phases, plan.pitch, staged + g * plan.slot);
     switch (p.kernel[2]) {
       case 2: reduce_columns<2>(to); break;
       case 3: reduce_columns<3>(to); break;
@@ -284,8 +284,7 @@ struct RowPool {
       if (direct) {
         for (int64_t j = 0; j < columns; j += kLanes) {
           store_up_to(to + j, load_vec(from + j), columns - j);
-          if constexpr (kOffsets)
-            store_taps(offsets.data, taps_to + j, bytes, load_vec(taps_from + j), columns - j);
+          if constexpr (kOffsets) store_taps(offsets.data, taps_to + j, bytes, load_vec(taps_from + j), columns - j);
         }
       } else {
         for (int64_t j = 0; j < columns; ++j) {
@@ -304,8 +303,7 @@ struct RowPool {
       const int64_t group = unit / plan.bands / plan.tiles;
       prepare_tile(tile);
       const int64_t last = lesser(plan.rows, (band + 1) * plan.band);
-      for (int64_t row = band * plan.band; row < last; ++row)
-        output_row(group, tile, row / p.out[1], row % p.out[1]);
+      for (int64_t row = band * plan.band; row < last; ++row) output_row(group, tile, row / p.out[1], row % p.out[1]);
     }
     return true;
   }

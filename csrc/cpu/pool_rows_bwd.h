@@ -60,15 +60,15 @@ struct RowGather {
   const TensorView &dy, &offsets, &dx;
   const GatherPlan& plan;
 
-  A* ring_values = nullptr;  // ring x pitch
-  I* ring_taps = nullptr;  // ring x pitch, select only
-  int64_t* ring_row = nullptr;  // which output row (o, q) a ring row holds
-  int64_t* tap_begin = nullptr;  // taps of phase f: entries [tap_begin[f], tap_begin[f + 1]) of the next two
+  A* ring_values = nullptr;       // ring x pitch
+  I* ring_taps = nullptr;         // ring x pitch, select only
+  int64_t* ring_row = nullptr;    // which output row (o, q) a ring row holds
+  int64_t* tap_begin = nullptr;   // taps of phase f: entries [tap_begin[f], tap_begin[f + 1]) of the next two
   int64_t* tap_number = nullptr;  // decreasing: the windows they come from then increase
   int64_t* tap_shift = nullptr;
-  A* divisors = nullptr;  // per window of the tile: what w contributes to the divisor
-  A* phases = nullptr;  // stride x width
-  int64_t* row_at = nullptr;  // where the staged rows that read the current input row lie in the ring
+  A* divisors = nullptr;       // per window of the tile: what w contributes to the divisor
+  A* phases = nullptr;         // stride x width
+  int64_t* row_at = nullptr;   // where the staged rows that read the current input row lie in the ring
   int64_t* row_tap = nullptr;  // tap number through which they read it, before w is added
   int64_t* term_at = nullptr;  // the same for each tap of the current phase
   int64_t* term_tap = nullptr;

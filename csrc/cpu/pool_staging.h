@@ -83,8 +83,7 @@ CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, 
     for (int64_t i = 0; 2 * i < n; i += lanes) {
       const auto a = load_vec(even + i), b = load_vec(odd + i);
       store_up_to(dst + 2 * i, zipped<0>(a, b, LaneNumbers<A>{}), n - 2 * i);
-      if (n - 2 * i > lanes)
-        store_up_to(dst + 2 * i + lanes, zipped<1>(a, b, LaneNumbers<A>{}), n - 2 * i - lanes);
+      if (n - 2 * i > lanes) store_up_to(dst + 2 * i + lanes, zipped<1>(a, b, LaneNumbers<A>{}), n - 2 * i - lanes);
     }
     return;
   }

@@ -83,7 +83,6 @@ CONVKIT_INLINE int64_t divisor_taps(const PoolProblem& p, int dim, int64_t o) {
   return greater(1, p.count_include_pad ? padded_taps(p, dim, o) : t.end - t.begin);
 }
 
-
 // Calls f(o, t) for every window o that reads input position i along dim, through its tap t.
 template <typename F>
 CONVKIT_INLINE void for_readers(const PoolProblem& p, int dim, int64_t i, const F& f) {
