@@ -153,23 +153,17 @@ def select(names: list[str], scale: float) -> Iterator[Problem]:
 
 
 def _convolution(row: dict[str, Any]) -> Problem:
-    return Problem(
-        row["id"],
-        row["family"],
-        row["source"],
-        "conv_transpose" if row["transposed"] else "conv",
-        row["n"],
-        row["c"],
-        row["k"],
-        *(tuple(row[name]) for name in ("spatial", "kernel", "stride", "padding", "dilation")),
-        groups=row["groups"],
-    )
+    sizes: dict[str, Any] = {n: tuple(row[n]) for n in ("spatial", "kernel", "stride", "padding", "dilation")}
+    op = "conv_transpose" if row["transposed"] else "conv"
+    names = {name: row[name] for name in ("id", "family", "source", "n", "c", "k", "groups")}
+    return Problem(op=op, **names, **sizes)
 
 
 def _pooling(row: dict[str, Any], op: str) -> Problem:
-    sizes = [tuple(row[name]) for name in ("spatial", "kernel", "stride", "padding")]
-    ones = (1,) * len(row["spatial"])
-    return Problem(f"{row['id']}-{op[:3]}", op, row["source"], op, row["n"], row["c"], row["c"], *sizes, dilation=ones)
+    sizes: dict[str, Any] = {name: tuple(row[name]) for name in ("spatial", "kernel", "stride", "padding")}
+    names = {"id": f"{row['id']}-{op[:3]}", "family": op, "source": row["source"], "op": op}
+    counts = {"n": row["n"], "c": row["c"], "k": row["c"]}
+    return Problem(**names, **counts, **sizes, dilation=(1,) * len(row["spatial"]))
 
 
 def _less_space(problem: Problem) -> Problem:

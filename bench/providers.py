@@ -18,7 +18,7 @@ from torch import Tensor
 import convkit
 from bench.problems import Problem
 from convkit import backends
-from convkit.problem import ConvSpec
+from convkit.problem import ConvSpec, PoolSpec
 
 LAYOUTS = ("nchw", "nhwc")
 Call = Callable[[], Any]
@@ -29,10 +29,10 @@ class Inputs:
     """What one call reads: input and filter, and for backward passes the output's gradient and what forward kept."""
 
     x: Tensor
-    w: Tensor | None
-    dy: Tensor | None
-    kept: Tensor | None  # max_pool: window offsets
-    indices: Tensor | None  # max_pool: PyTorch's indices
+    w: Any = None  # a tensor where the problem has one, as the next ones
+    dy: Any = None
+    kept: Any = None  # max_pool: window offsets
+    indices: Any = None  # max_pool: PyTorch's indices
 
 
 def passes(problem: Problem, backward: bool) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def make_inputs(problem: Problem, layout: str, dtype: torch.dtype, backward: boo
     w = None if problem.pools else normal(*problem.weight_shape)
     dy = normal(problem.n, problem.k, *problem.out) if backward else None
     kept = indices = None
-    if problem.op == "max_pool" and backward:
+    if isinstance(problem.spec, PoolSpec) and problem.op == "max_pool" and backward:
         kept = _native().max_pool(x, problem.spec, True, layout == "nhwc")[1]
         indices = _torch_max_pool_indices(problem, x)
     return Inputs(x, w, dy, kept, indices)
@@ -110,7 +110,7 @@ def eager_call(problem: Problem, pass_: str, inputs: Inputs) -> Call:
             *(inputs.dy, inputs.x, inputs.w, None, problem.stride, problem.padding, problem.dilation),
             *(transposed, no_padding, problem.groups, mask),
         )
-    window = (problem.kernel, problem.stride, problem.padding)
+    window: tuple[Any, ...] = (problem.kernel, problem.stride, problem.padding)
     if problem.op == "max_pool":
         if problem.dims == 1:  # PyTorch pools 1-d as 2-d
             dy, x, indices = (t.unsqueeze(-2) for t in (inputs.dy, inputs.x, inputs.indices))

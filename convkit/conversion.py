@@ -105,7 +105,7 @@ def _walk(model: torch.nn.Module, verb: str, act: Any) -> ConversionReport:
         frozen = frozen or _closed(module)
         replaced, reason = (False, frozen) if frozen else act(module)
         children = [(key, child) for key, child in module.named_children() if key != "parametrizations"]
-        if replaced or not children or any(word in type(module).__name__ for word in _RELATED):
+        if replaced or not children or isinstance(module, tuple(REPLACEMENTS)):
             layers.append(LayerReport(name, _class_name(module), replaced, reason))
         for key, child in children:
             visit(child, f"{name}.{key}" if name else key, frozen)

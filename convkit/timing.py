@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+Name = TypeVar("Name")
 
 
 class Timing(NamedTuple):
@@ -22,12 +24,12 @@ class Timing(NamedTuple):
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[int], object]],
+    candidates: Mapping[Name, Callable[[int], object]],
     seconds: float = 0.5,
     min_rounds: int = 7,
     max_rounds: int = 60,
     warm_up: int = 2,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Times each candidate, in at most about ``seconds`` per candidate once ``min_rounds`` are done."""
     names = list(candidates)
     for i in range(warm_up):
@@ -37,7 +39,7 @@ def interleaved(
         round_time = time.perf_counter() - started
     budget = seconds * len(names)
     rounds = max(min_rounds, min(max_rounds, int(budget / max(round_time, 1e-9))))
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[Name, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         first = i % len(names)
         for name in names[first:] + names[:first]:
