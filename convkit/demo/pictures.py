@@ -37,9 +37,7 @@ def loss_curves(runs: dict[str, Run], path: Path) -> None:
     gap = [(i + 1, abs(a - b)) for i, (a, b) in enumerate(zip(theirs, ours)) if a != b]
     difference.plot(*zip(*gap), ".", color="0.35", markersize=3)
     difference.set_yscale("log")
-    difference.set(
-        title="Difference of the two losses, where there is one", xlabel="step", ylabel="absolute difference"
-    )
+    difference.set(title="Difference of the losses, if any", xlabel="step", ylabel="absolute difference")
     accuracy.axhline(97, color="0.5", linewidth=1, linestyle="--")
     accuracy.annotate("97 %", (1, 97.15), fontsize=8, color="0.35")
     accuracy.set(title="Test accuracy", xlabel="epoch", ylabel="per cent", ylim=(85, 100.2))
@@ -93,9 +91,7 @@ def filtered_photograph(filtered: Filtered, index: int, name: str, path: Path) -
     _image(grid[1, 0], filtered.magnitude[index, 0], "strength of the edges", cmap="gray_r", vmin=0, vmax=reach)
     _image(grid[1, 1], filtered.blurred[index, 0], "Gaussian 5 x 5, once", **grey)
     _image(grid[1, 2], filtered.blurred_more[index, 0], "Gaussian 5 x 5, ten times", **grey)
-    figure.colorbar(
-        across, ax=list(grid[0]), shrink=0.7, label="change of brightness (red: brighter to the right, or down)"
-    )
+    figure.colorbar(across, ax=list(grid[0]), shrink=0.7, label="red: brighter right or below")
     figure.suptitle(f"{name}: filtered by convkit.functional.conv2d")
     figure.savefig(path, dpi=100)
 
