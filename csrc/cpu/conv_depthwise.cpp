@@ -1,29 +1,42 @@
-// conv_depthwise: chooses between the planar and the channels-last kernels.
+// conv_depthwise: one filter, or a few, per channel; chooses between vectors along W and along C.
 #include "cpu/conv_depthwise.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
+namespace {
 
-const char* conv_depthwise_supports(ConvOp op, const ConvProblem& p, const ConvTensors& t) {
+bool along_channels(const ConvProblem& p, const TensorView& a, const TensorView& b) {
+  // Planes up to this size are worth turning: vectors along W would be half empty.
+  constexpr int64_t kSmallPlane = 400;
+  if (p.k != p.c || p.c < channel_lanes(a.dtype)) return false;
+  return (volume(p.in) <= kSmallPlane && volume(p.out) <= kSmallPlane) ||
+         (has_channel_vectors(a) && has_channel_vectors(b));
+}
+
+}  // namespace
+
+const char* conv_depthwise_supports(ConvOp, const ConvProblem& p, const ConvTensors& t) {
   if (p.padding_mode != PaddingMode::kZeros) return "conv_depthwise reads zero padding only";
-  if (p.groups != p.c || p.c == 0) return "conv_depthwise needs as many groups as input channels";
+  if (p.groups != p.c || p.k == 0) return "conv_depthwise needs as many groups as input channels";
   if (!visit_floating(t.x.dtype, [](auto) {})) return "conv_depthwise has no kernel for this dtype";
-  if (op == ConvOp::kWgrad) return "conv_depthwise has no wgrad yet";
   return nullptr;
 }
 
 Status conv_fprop_depthwise(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
                             const TensorView& y) {
-  return depthwise_planar(p, false, x, w, e, y);
+  if (numel(y) == 0) return kOk;
+  return along_channels(p, x, y) ? depthwise_channels(p, false, x, w, e, y) : depthwise_planar(p, false, x, w, e, y);
 }
 
 Status conv_dgrad_depthwise(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e,
                             const TensorView& dx) {
-  return depthwise_planar(p, true, dy, w, e, dx);
+  if (numel(dx) == 0) return kOk;
+  return along_channels(p, dy, dx) ? depthwise_channels(p, true, dy, w, e, dx)
+                                   : depthwise_planar(p, true, dy, w, e, dx);
 }
 
-Status conv_wgrad_depthwise(const ConvProblem&, const TensorView&, const TensorView&, const TensorView&) {
-  return {"conv_depthwise has no wgrad yet"};
+Status conv_wgrad_depthwise(const ConvProblem& p, const TensorView& dy, const TensorView& x, const TensorView& dw) {
+  return along_channels(p, dy, x) ? depthwise_wgrad_channels(p, dy, x, dw) : depthwise_wgrad_planar(p, dy, x, dw);
 }
 
 }  // namespace CONVKIT_ISA

@@ -52,6 +52,22 @@ struct Emitter {
     return load_vector<A>(lane);
   }
 
+  // `count` vectors, row_stride apart, of n elements side by side; there must be no residual.
+  CONVKIT_INLINE void emit_rows(const V* v, int count, V scale, V bias, T* dst, int64_t row_stride, int n) const {
+    const bool identity = e.activation == Activation::kIdentity;
+    if (n == Vector<A>::lanes) {
+      for (int i = 0; i < count; ++i, dst += row_stride) {
+        const V u = v[i] * scale + bias;
+        store_vector<T>(dst, identity ? u : activated(u));
+      }
+    } else {
+      for (int i = 0; i < count; ++i, dst += row_stride) {
+        const V u = v[i] * scale + bias;
+        store_partial<T>(dst, identity ? u : activated(u), n);
+      }
+    }
+  }
+
   CONVKIT_INLINE void emit(V v, V scale, V bias, T* dst, int64_t dst_stride, const T* res, int64_t res_stride,
                            int n) const {
     constexpr int lanes = Vector<A>::lanes;

@@ -35,7 +35,16 @@ constexpr int lanes_of() {
 
 template <typename A>
 CONVKIT_INLINE vector_t<A> broadcast(A v) {
-  return vector_t<A>{} + v;
+  return v - vector_t<A>{};  // minus zero changes nothing, not even the sign of zero
+}
+
+// Keeps a loaded value in a register: compilers otherwise repeat the load in every instruction that uses it.
+template <typename V>
+CONVKIT_INLINE V in_register(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#endif
+  return v;
 }
 
 template <typename T>
@@ -82,7 +91,8 @@ CONVKIT_INLINE vector_t<float> load_vector<float16>(const float16* p) {
 template <>
 CONVKIT_INLINE void store_vector<float16>(float16* p, vector_t<float> v) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 #else
@@ -157,11 +167,11 @@ CONVKIT_INLINE vector_t<A> interleave(vector_t<A> a, vector_t<A> b) {
 // Sum of the lanes, as a tree.
 template <typename A>
 CONVKIT_INLINE A sum_lanes(vector_t<A> v) {
-  A lane[Vector<A>::lanes];
-  __builtin_memcpy(lane, &v, sizeof(v));
-  for (int half = Vector<A>::lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  constexpr int n = Vector<A>::lanes;
+  if constexpr (n == 16) v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  if constexpr (n == 16) v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  if constexpr (n == 8) v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  return n == 2 ? v[0] + v[1] : (v[0] + v[2 % n]) + (v[1] + v[3 % n]);
 }
 
 }  // namespace CONVKIT_ISA
