@@ -48,8 +48,7 @@ Call wgrad_call(const Tensor& dy, const Tensor& x, const Ints& kernel_size, cons
   check_same(dyv.dtype == xv.dtype, "'dy' and 'x' must have one dtype");
   check_same(dyv.size[kN] == xv.size[kN], "'dy' and 'x' must have one batch size");
   check_same(kernel_size.size() == static_cast<size_t>(spec.spatial_dims), "'kernel_size' has the wrong length");
-  ConvProblem p =
-      conv_problem(spec, xv.size[kN], xv.size[kC], dyv.size[kC], spatial_of(xv), spatial_from(kernel_size));
+  ConvProblem p = conv_problem(spec, xv.size[kN], xv.size[kC], dyv.size[kC], spatial_of(xv), spatial_from(kernel_size));
   take_output_size(&p, dyv);
   return {p, dyv, xv,
           allocate(dy, dy.scalar_type(), spec.spatial_dims, p.k, p.c / p.groups, p.filter, spec.channels_last)};
