@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from convkit import backends
 from convkit.backends.base import Backend
+from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.oracle import Call, conv_calls, mismatch, pool_calls, transposed_calls, verify
+from convkit.testing.oracle import Call, conv_calls, data, expect, mismatch, pool_calls, transposed_calls, verify
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -73,3 +75,69 @@ def test_transposed(
 def test_pool(case: PoolCase, dtype: torch.dtype, layout: str, backend: Backend, reference: Backend) -> None:
     for call in pool_calls(case, dtype, reference, layout):
         assert_right(call, backend, reference)
+
+
+OTHER_DTYPES = (
+    "plain_2d",
+    "unequal_2d",
+    "unequal_3d",
+    "groups_3_unequal",
+    "depthwise_unequal",
+    "pad_pairs_1d",
+    "batch_0",
+)
+
+
+@pytest.mark.parametrize("dtype", INTEGRAL + COMPLEX, ids=short)
+@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.name in OTHER_DTYPES], ids=short)
+def test_convolution_of_other_dtypes(case: ConvCase, dtype: torch.dtype, backend: Backend, reference: Backend) -> None:
+    for layout in ("contiguous", "channels_last", "sliced"):
+        for call in conv_calls(case, dtype, layout):
+            assert_right(call, backend, reference)
+
+
+@pytest.mark.parametrize("dtype", INTEGRAL, ids=short)
+@pytest.mark.parametrize("case", POOLS, ids=short)
+def test_pool_of_integers(case: PoolCase, dtype: torch.dtype, backend: Backend, reference: Backend) -> None:
+    for call in pool_calls(case, dtype, reference):
+        if not call.op.startswith("avg") or dtype == torch.int64:  # PyTorch averages no other integers
+            assert_right(call, backend, reference)
+
+
+def test_integers_wrap_around(backend: Backend) -> None:
+    x, w = torch.full((1, 3, 4, 5), 100, dtype=torch.int8), torch.full((2, 3, 1, 1), 3, dtype=torch.int8)
+    spec = ConvCase("", "", (1, 3, 4, 5), (2, 3, 1, 1)).spec
+    y = backend.conv_fprop(x, w, None, None, None, spec, False)
+    assert bool((y == (900 + 128) % 256 - 128).all())
+
+
+@pytest.mark.parametrize("activation", range(len(ACTIVATIONS)), ids=lambda i: ACTIVATIONS[i])
+@pytest.mark.parametrize("dtype", FLOATING, ids=short)
+@pytest.mark.parametrize("name", ["same_3x3", "depthwise_3x3", "pointwise", "unequal_3d", "groups_2"])
+def test_epilogue(name: str, dtype: torch.dtype, activation: int, backend: Backend, reference: Backend) -> None:
+    case = next(c for c in CONVOLUTIONS if c.name == name)
+    for layout in ("contiguous", "channels_last"):
+        for call in conv_calls(case, dtype, layout)[:3]:
+            shape = case.output if call.op == "conv_fprop" else case.input
+            extra = {n: data((shape[1],), dtype, n) for n in ("bias", "scale")}
+            residual = LAYOUTS[layout](data(shape, dtype, "residual"))
+            spec = case.spec._replace(activation=activation, alpha=0.1)
+            assert_right(call.replace(**extra, residual=residual, spec=spec), backend, reference)
+
+
+def test_every_named_algorithm(reference: Backend) -> None:
+    """An algorithm named by its number runs and is right, or refuses; each runs somewhere."""
+    native = backends.get("native")
+    for number, name in enumerate(native.algorithms(), 1):
+        ran = set()
+        calls = [(c, case.spec) for case in CONVOLUTIONS for c in conv_calls(case, torch.float32)[:4]]
+        calls += [(c, case.spec) for case in TRANSPOSED for c in transposed_calls(case, torch.float32)]
+        for call, spec in calls:
+            try:
+                result = call.replace(spec=spec._replace(algorithm=number)).run(native)[0]
+            except RuntimeError as refusal:
+                assert name in str(refusal)
+                continue
+            ran.add(call.op)
+            assert mismatch(result, expect(call, reference)[0]) is None, f"{name} {call.op} {spec}"
+        assert {"conv_fprop", "conv_dgrad"} <= ran, name

@@ -119,7 +119,8 @@ struct RowGather {
       if constexpr (kSelect) store_vec(ring_taps + i, splat<I>(-1));
     }
     if constexpr (!kSelect)
-      for (int64_t i = 0; i < windows; ++i) divisors[i] = static_cast<A>(divisor_taps(p, 2, first_window + i));
+      for (int64_t i = 0; i < (windows + kLanes - 1) / kLanes * kLanes; ++i)  // whole vectors divide: by 1 at the end
+        divisors[i] = i < windows ? static_cast<A>(divisor_taps(p, 2, first_window + i)) : A{1};
   }
 
   void stage_taps(int64_t at, I* to) {
