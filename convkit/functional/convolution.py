@@ -94,12 +94,7 @@ def _convolve_transposed(
     )
     check_operands(op, input, weight, bias, plan.spec)
     x = input if plan.batched else input.unsqueeze(0)
-    if plan.pad:
-        y = transposed_convolution(x, weight, None, plan.output_size, plan.spec, backend)
-        y = torch.nn.functional.pad(y, plan.pad)
-        y = y if bias is None else y + bias.view(-1, *(1,) * ndim)
-    else:
-        y = transposed_convolution(x, weight, bias, plan.output_size, plan.spec, backend)
+    y = transposed_convolution(x, weight, bias, plan.output_size, plan.spec, backend)
     return y if plan.batched else y.squeeze(0)
 
 

@@ -324,17 +324,7 @@ def plan_conv_transpose(
         )
     if strict:
         check_fit(size, weight[2:], spec)
-    pad: Ints = ()
-    if any(e >= s for e, s in zip(extra, strides)):
-        # A whole stride of output_padding (below the dilation) gives a result in which the convolution would find
-        # more windows than the input has elements. It finds the right number if its padding behind is that much
-        # smaller; where that would be below zero, the rest of the result is out of every window's reach.
-        whole = tuple(e // s * s for e, s in zip(extra, strides))
-        rest = tuple(max(w - a, 0) for w, a in zip(whole, after))
-        spec = spec._replace(pad_after=tuple(max(a - w, 0) for w, a in zip(whole, after)))
-        size = tuple(n - r for n, r in zip(size, rest))
-        pad = tuple(v for r in reversed(rest) for v in (0, r)) if any(rest) else ()
-    return ConvPlan(spec, batched, pad, size)
+    return ConvPlan(spec, batched, (), size)
 
 
 def _check_output_padding(extra: Ints, stride: Ints, dilation: Ints) -> None:
