@@ -8,8 +8,8 @@ namespace convkit {
 enum class Activation : int64_t { kIdentity, kRelu, kLeakyRelu, kElu, kSigmoid, kTanh, kSilu, kGelu };
 
 struct Epilogue {
-  const void* bias;   // per result channel, in the result's dtype, contiguous; nullptr: none
-  const void* scale;  // likewise
+  const void* bias;     // per result channel, in the result's dtype, contiguous; nullptr: none
+  const void* scale;    // likewise
   TensorView residual;  // result's shape and dtype; data == nullptr: none
   Activation activation;
   double alpha;  // slope of leaky_relu, alpha of elu
