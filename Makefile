@@ -3,8 +3,8 @@
 # Everything runs in an environment of its own, .venv, made from the pinned requirements. With VENV=none the
 # interpreter PYTHON is used as it is, with its own torch, and nothing is downloaded.
 #   make test VENV=none PYTHON=/path/to/python
-# PyPI's torch for Linux carries CUDA (gigabytes); this takes the CPU build instead:
-#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# PyPI's torch for Linux carries CUDA (gigabytes). An index with CPU builds (PyTorch's site names one) is searched too:
+#   make test TORCH_INDEX=<url>
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -40,7 +40,8 @@ build: $(call env,build)
 # about threads choose their own number.
 WORKERS = $$($(PY) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist worksteal')
 # The tests that run compiled kernels, for the builds and settings that `make test` leaves out.
-KERNEL_TESTS = tests/test_core.py tests/test_raw_ops.py tests/test_pool_kernels.py
+KERNEL_TESTS = tests/test_core.py tests/test_raw_ops.py tests/test_conv_depthwise.py tests/test_conv_gemm.py \
+  tests/test_pool_kernels.py
 test: $(call env,test)
 	$(PY) tools/native_build.py --install --testing
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest $(WORKERS) $(ARGS)

@@ -1,7 +1,7 @@
 """One wheel, several torch versions: builds it once, audits it, and runs tools/smoke.py in each of them.
 
 Each version gets an environment of its own under build/abi, with torch as PyPI has it (its CUDA build, several
-gigabytes) or from --index (https://download.pytorch.org/whl/cpu has CPU builds).
+gigabytes) or from --index (PyTorch's site names one with CPU builds).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ struct VectorBlocks {
 };
 
 CONVKIT_INLINE VectorBlocks vector_blocks(int64_t vectors, int64_t wanted) {
-  const int64_t size = wanted < 2 ? 2 : wanted > 8 ? 8 : wanted;
+  const int64_t size = wanted < 2 ? 2 : wanted;
   const int64_t count = vectors < size ? 1 : vectors / size;
   return {vectors, count, (vectors + count - 1) / count};
 }

@@ -2,13 +2,13 @@
 //
 // Computes  what conv_depthwise_planar.cpp computes, for tensors whose channels are neighbours.
 // Layout    source and result with channel stride 1, all other strides free, or small planes; one filter per channel.
-// The last
-//           vector of channels overlaps its neighbour where C is not a multiple of the lanes.
-// Mapping   a task is (image, up to 8 vectors of channels, band of result rows). A kernel computes one vector of
-//           channels in 7 columns of a row: each loaded source vector serves every column whose window holds it.
-// Memory    nothing is staged but the filters, tap by tap, and small planes, which are turned in scratch memory. Taps
-// outside the source are skipped: rows by the list
-//           of rows inside, columns by checks that only the blocks at the border make.
+//           The last vector of channels overlaps its neighbour where C is not a multiple of the lanes.
+// Mapping   a task is (image, vectors of channels, band of result rows). A kernel computes one vector of channels
+//           in 7 columns of a row: each loaded source vector serves every column whose window holds it. Vectors run
+//           inside columns, so that memory is read and written in order; all vectors whose source rows stay in L2.
+// Memory    nothing is staged but the filters, tap by tap, and small planes, which are turned in scratch memory. The
+//           source lines that the next row reads first are prefetched. Taps outside the source are skipped: rows
+//           by the list of rows inside, columns by checks that only the blocks at the border make.
 // Limits    K == C >= lanes, zero padding, floating dtypes.
 #include "cpu/conv_depthwise.h"
 #include "cpu/conv_emit.h"
@@ -38,28 +38,53 @@ CONVKIT_INLINE bool inside(const Row<T>& row, int64_t at) {
   return static_cast<uint64_t>(at) < static_cast<uint64_t>(row.width);
 }
 
-// `at`: source column of the first tap of the first result.
+// Adds kTaps neighbouring taps of one filter row; `at`: source column of the first of them for the first result.
 template <typename T, int kTaps, int kStep, bool kBorder>
-void fixed_columns(const Row<T>& row, int64_t at, vector_t<accumulate_t<T>>* out) {
+CONVKIT_INLINE void slide(const Row<T>& row, const T* source, const accumulate_t<T>* filter, int64_t at,
+                          vector_t<accumulate_t<T>>* acc) {
   using A = accumulate_t<T>;
   using V = vector_t<A>;
+  source += at * row.pitch;
+  V tap[kTaps];
+#pragma GCC unroll 16
+  for (int s = 0; s < kTaps; ++s) tap[s] = in_register(load_vector<A>(filter + s * Vector<A>::lanes));
+#pragma GCC unroll 32
+  for (int u = 0; u < (kColumns - 1) * kStep + kTaps; ++u) {
+    if (kBorder && !inside(row, at + u)) continue;
+    const V x = in_register(load_vector<T>(source + u * row.pitch));
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) {
+      const int s = u - j * kStep;
+      if (s >= 0 && s < kTaps) acc[j] += tap[s] * x;
+    }
+  }
+}
+
+// `at`: source column of the first tap of the first result, here and below.
+template <typename T, int kTaps, int kStep, bool kBorder>
+void fixed_columns(const Row<T>& row, int64_t at, vector_t<accumulate_t<T>>* out) {
+  using V = vector_t<accumulate_t<T>>;
+  V acc[kColumns] = {};
+  for (int64_t i = 0; i < row.rows; ++i)
+    slide<T, kTaps, kStep, kBorder>(row, row.source + row.source_offset[i], row.filter + row.filter_offset[i], at, acc);
+#pragma GCC unroll 16
+  for (int j = 0; j < kColumns; ++j) out[j] = acc[j];
+}
+
+// Long filter rows, eight taps at a time.
+template <typename T, bool kBorder>
+void long_columns(const Row<T>& row, int64_t at, vector_t<accumulate_t<T>>* out) {
+  using A = accumulate_t<T>;
+  using V = vector_t<A>;
+  constexpr int kChunk = 8;
   V acc[kColumns] = {};
   for (int64_t i = 0; i < row.rows; ++i) {
-    const T* source = row.source + row.source_offset[i] + at * row.pitch;
+    const T* source = row.source + row.source_offset[i];
     const A* filter = row.filter + row.filter_offset[i];
-    V tap[kTaps];
-#pragma GCC unroll 16
-    for (int s = 0; s < kTaps; ++s) tap[s] = in_register(load_vector<A>(filter + s * Vector<A>::lanes));
-#pragma GCC unroll 32
-    for (int u = 0; u < (kColumns - 1) * kStep + kTaps; ++u) {
-      if (kBorder && !inside(row, at + u)) continue;
-      const V x = in_register(load_vector<T>(source + u * row.pitch));
-#pragma GCC unroll 16
-      for (int j = 0; j < kColumns; ++j) {
-        const int s = u - j * kStep;
-        if (s >= 0 && s < kTaps) acc[j] += tap[s] * x;
-      }
-    }
+    int64_t s = 0;
+    for (; s + kChunk <= row.columns; s += kChunk)
+      slide<T, kChunk, 1, kBorder>(row, source, filter + s * Vector<A>::lanes, at + s, acc);
+    for (; s < row.columns; ++s) slide<T, 1, 1, kBorder>(row, source, filter + s * Vector<A>::lanes, at + s, acc);
   }
 #pragma GCC unroll 16
   for (int j = 0; j < kColumns; ++j) out[j] = acc[j];
@@ -86,6 +111,19 @@ void any_columns(const Row<T>& row, int64_t at, vector_t<accumulate_t<T>>* out) 
   for (int j = 0; j < kColumns; ++j) out[j] = acc[j];
 }
 
+// The lines of one vector that the next result row reads for the first time. A prefetch past the end is harmless.
+template <typename T>
+CONVKIT_INLINE void prefetch_below(const Row<T>& row, int64_t at, int64_t row_step, int64_t row_stride) {
+  if (row.rows == 0) return;
+  const char* source = reinterpret_cast<const char*>(row.source);
+  int64_t from = row.source_offset[row.rows - 1] + at * row.pitch;
+  for (int64_t r = 0; r < row_step; ++r) {
+    from += row_stride;
+    for (int64_t u = 0; u < kColumns * row.step; ++u)
+      __builtin_prefetch(source + (from + u * row.pitch) * static_cast<int64_t>(sizeof(T)));
+  }
+}
+
 template <typename T>
 using ColumnKernel = void (*)(const Row<T>&, int64_t, vector_t<accumulate_t<T>>*);
 template <typename T>
@@ -108,7 +146,7 @@ ColumnKernels<T> choose_kernels(int64_t taps, int64_t src_step, int64_t step) {
       case 4: return fixed_kernels<T, 4, 1>();
       case 5: return fixed_kernels<T, 5, 1>();
       case 7: return fixed_kernels<T, 7, 1>();
-      default: break;
+      default: return {long_columns<T, false>, long_columns<T, true>};
     }
   }
   if (src_step == 1 && step == 2) {
@@ -185,24 +223,27 @@ struct Task {
       row.width = axis[2].source;
       row.pitch = source.stride[kW];
       const ColumnKernels<T> kernels = choose_kernels<T>(tw.count, tw.src_step, axis[2].step);
-      for (int64_t v = first_vector; v < last_vector; ++v) {
-        const int64_t c = channel(v);
-        row.source = data<T>(source) + offset(source, n, c, 0, 0, 0);
-        row.filter = filter + (v - first_vector) * volume(p.filter) * lanes;
-        const V scale = emitter.scales_of(c, lanes), bias = emitter.biases_of(c, lanes);
-        T* to = data<T>(result) + offset(result, n, c, d, h, pw);
-        const T* residual = residual_at<T>(epilogue, n, c, d, h, pw);
-        const int64_t to_step = result.stride[kW] * axis[2].phases;
-        const int64_t residual_step = epilogue.residual.stride[kW] * axis[2].phases;
-        for (int64_t j = 0; j < length; j += kColumns) {
+      const int64_t reach = (kColumns - 1) * axis[2].step + (tw.count - 1) * tw.src_step;
+      const int64_t to_step = result.stride[kW] * axis[2].phases;
+      const int64_t residual_step = epilogue.residual.stride[kW] * axis[2].phases;
+      // Channels inside columns: what is read and written then runs through memory in order.
+      for (int64_t j = 0; j < length; j += kColumns) {
+        const int64_t at = j * axis[2].step + tw.src;
+        const ColumnKernel<T> kernel = at >= 0 && at + reach < row.width ? kernels.interior : kernels.border;
+        const int count = length - j < kColumns ? static_cast<int>(length - j) : kColumns;
+        for (int64_t v = first_vector; v < last_vector; ++v) {
+          const int64_t c = channel(v);
+          row.source = data<T>(source) + offset(source, n, c, 0, 0, 0);
+          row.filter = filter + (v - first_vector) * volume(p.filter) * lanes;
+          prefetch_below(row, at + tw.count / 2, axis[1].step, source.stride[kH]);
           V out[kColumns];
-          const int64_t at = j * axis[2].step + tw.src;
-          const int64_t reach = (kColumns - 1) * axis[2].step + (tw.count - 1) * tw.src_step;
-          (at >= 0 && at + reach < row.width ? kernels.interior : kernels.border)(row, at, out);
-          const int count = length - j < kColumns ? static_cast<int>(length - j) : kColumns;
-          if (residual == nullptr) emitter.emit_rows(out, count, scale, bias, to + j * to_step, to_step, lanes);
+          kernel(row, at, out);
+          const V scale = emitter.scales_of(c, lanes), bias = emitter.biases_of(c, lanes);
+          T* to = data<T>(result) + offset(result, n, c, d, h, pw) + j * to_step;
+          const T* residual = residual_at<T>(epilogue, n, c, d, h, pw);
+          if (residual == nullptr) emitter.emit_rows(out, count, scale, bias, to, to_step, lanes);
           for (int i = 0; residual != nullptr && i < count; ++i)
-            emitter.emit(out[i], scale, bias, to + (j + i) * to_step, 1, residual + (j + i) * residual_step,
+            emitter.emit(out[i], scale, bias, to + i * to_step, 1, residual + (j + i) * residual_step,
                          epilogue.residual.stride[kC], lanes);
         }
       }
@@ -219,12 +260,14 @@ Status run(const ConvProblem& p, bool adjoint, const TensorView& source, const T
   constexpr int lanes = Vector<A>::lanes;
   const Axis axis[3] = {make_axis(p, 0, adjoint), make_axis(p, 1, adjoint), make_axis(p, 2, adjoint)};
   const int64_t vectors = (p.c + lanes - 1) / lanes, rows = axis[0].result * axis[1].result;
-  // The source rows of one result row should stay in L1; whole cache lines side by side please the prefetcher.
-  const int64_t row_bytes = axis[2].source * p.filter[1] * kVectorBytes + 1;
-  const VectorBlocks blocks = vector_blocks(vectors, 40 * 1024 / row_bytes);
-  // About 256k products per task.
+  // The source rows of one result row, read again for the next, should stay in L2.
+  const int64_t row_bytes = axis[2].source * p.filter[0] * p.filter[1] * kVectorBytes + 1;
+  const VectorBlocks blocks = vector_blocks(vectors, turned ? 8 : 512 * 1024 / row_bytes);
+  // Tasks that are long beside packing their filters, yet many.
   const int64_t work = axis[2].result * volume(p.filter) * lanes * blocks.most + 1;
-  int64_t band = 262144 / work + 1;
+  int64_t wanted = work * rows * blocks.count * p.n / 16;
+  wanted = wanted < 131072 ? 131072 : wanted > 4194304 ? 4194304 : wanted;
+  int64_t band = wanted / work + 1;
   if (band > rows || turned) band = rows;
   const int64_t positions = volume(p.in) + volume(p.out);
   const int64_t bands = (rows + band - 1) / band;

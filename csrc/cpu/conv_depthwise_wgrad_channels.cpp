@@ -155,7 +155,8 @@ Status run(const ConvProblem& p, const TensorView& dy, const TensorView& x, cons
   const RowKernels<T> kernels = choose_kernels<T>(p.filter[2], p.dilation[2], p.stride[2]);
   const int64_t taps = volume(p.filter), vectors = (p.c + lanes - 1) / lanes;
   const int64_t row_bytes = p.in[2] * p.filter[1] * kVectorBytes + 1;
-  const VectorBlocks blocks = vector_blocks(vectors, 40 * 1024 / row_bytes);
+  const int64_t wanted = 40 * 1024 / row_bytes;
+  const VectorBlocks blocks = vector_blocks(vectors, wanted < 8 ? wanted : 8);
   // Shares of whole rows: about 4096 positions per sum, more where there are few blocks.
   const int64_t plane_rows = p.out[0] * p.out[1], rows = p.n * plane_rows;
   const bool turned = !has_channel_vectors(dy) || !has_channel_vectors(x);
