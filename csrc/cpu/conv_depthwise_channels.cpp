@@ -111,16 +111,20 @@ void any_columns(const Row<T>& row, int64_t at, vector_t<accumulate_t<T>>* out) 
   for (int j = 0; j < kColumns; ++j) out[j] = acc[j];
 }
 
-// The lines of one vector that the next result row reads for the first time. A prefetch past the end is harmless.
+// The lines of one vector that the next result row reads first: below the last row of each plane. A prefetch past
+// the end is harmless. `tap_step`: between the source rows of neighbouring taps.
 template <typename T>
-CONVKIT_INLINE void prefetch_below(const Row<T>& row, int64_t at, int64_t row_step, int64_t row_stride) {
-  if (row.rows == 0) return;
+CONVKIT_INLINE void prefetch_below(const Row<T>& row, int64_t at, int64_t row_step, int64_t row_stride,
+                                   int64_t tap_step) {
   const char* source = reinterpret_cast<const char*>(row.source);
-  int64_t from = row.source_offset[row.rows - 1] + at * row.pitch;
-  for (int64_t r = 0; r < row_step; ++r) {
-    from += row_stride;
-    for (int64_t u = 0; u < kColumns * row.step; ++u)
-      __builtin_prefetch(source + (from + u * row.pitch) * static_cast<int64_t>(sizeof(T)));
+  for (int64_t i = 0; i < row.rows; ++i) {
+    if (i + 1 < row.rows && row.source_offset[i + 1] == row.source_offset[i] + tap_step) continue;
+    int64_t from = row.source_offset[i] + at * row.pitch;
+    for (int64_t r = 0; r < row_step; ++r) {
+      from += row_stride;
+      for (int64_t u = 0; u < kColumns * row.step; ++u)
+        __builtin_prefetch(source + (from + u * row.pitch) * static_cast<int64_t>(sizeof(T)));
+    }
   }
 }
 
@@ -235,7 +239,7 @@ struct Task {
           const int64_t c = channel(v);
           row.source = data<T>(source) + offset(source, n, c, 0, 0, 0);
           row.filter = filter + (v - first_vector) * volume(p.filter) * lanes;
-          prefetch_below(row, at + tw.count / 2, axis[1].step, source.stride[kH]);
+          prefetch_below(row, at + tw.count / 2, axis[1].step, source.stride[kH], th.src_step * source.stride[kH]);
           V out[kColumns];
           kernel(row, at, out);
           const V scale = emitter.scales_of(c, lanes), bias = emitter.biases_of(c, lanes);

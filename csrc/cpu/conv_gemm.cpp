@@ -22,6 +22,7 @@ namespace {
 struct Plan {
   bool channels_last;
   int64_t pixels, pixel_block, pixel_tasks;
+  int64_t blocks;  // pixel blocks of a task, which share one packed filter
   int64_t channel_block, channel_tasks;
   DepthBlock depth;  // size of a full depth block
 };
@@ -61,6 +62,13 @@ Plan make_plan(const Gather& g, bool channels_last) {
     plan.channel_tasks *= 2;
   plan.channel_block = round_up(ceil_div(g.rows, plan.channel_tasks), channels_last ? channel_unit : 1);
   plan.channel_tasks = ceil_div(g.rows, plan.channel_block);
+  // A filter that is one depth block is packed for up to 8 blocks of pixels, as long as 32 tasks remain.
+  plan.blocks = 1;
+  if (plan.depth.channels == depth && plan.depth.taps == taps) {
+    const int64_t tasks = plan.pixel_tasks * plan.channel_tasks * g.groups;
+    plan.blocks = tasks < 64 ? 1 : minimum(tasks / 32, 8);
+    plan.pixel_tasks = ceil_div(plan.pixel_tasks, plan.blocks);
+  }
   return plan;
 }
 
@@ -168,52 +176,57 @@ ResultBlock<T> place_result(const Scratch<accumulate_t<T>>& s, const Operands<T>
   return r;
 }
 
-// One block of the result. False if memory is exhausted.
+// The blocks of one task. False if memory is exhausted.
 template <typename T>
-bool run_block(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t group, int64_t pixel_task,
-               int64_t channel_task) {
+bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t group, int64_t pixel_task,
+              int64_t channel_task) {
   using A = accumulate_t<T>;
-  const int64_t pixel = pixel_task * plan.pixel_block, row = channel_task * plan.channel_block;
-  const int64_t pixels = minimum(plan.pixel_block, plan.pixels - pixel);
-  const int64_t channels = minimum(plan.channel_block, g.rows - row);
-  const int64_t rows = plan.channels_last ? pixels : channels, cols = plan.channels_last ? channels : pixels;
+  const int64_t row = channel_task * plan.channel_block, channels = minimum(plan.channel_block, g.rows - row);
+  const int64_t begin = pixel_task * plan.blocks * plan.pixel_block;
+  const int64_t end = minimum(begin + plan.blocks * plan.pixel_block, plan.pixels);
+  const int64_t most = minimum(plan.pixel_block, end - begin);
   const bool split = plan.depth.channels < g.depth || plan.depth.taps < g.taps;
   Scratch<A> s;
-  if (!carve(&s, rows, cols, split)) return false;
-  make_pixels(s.block, g, op.in, op.out, op.epilogue.residual, pixel, pixels);
-  const ResultBlock<T> result = place_result(s, op, plan.channels_last, group * g.rows + row, channels);
+  if (!carve(&s, plan.channels_last ? most : channels, plan.channels_last ? channels : most, split)) return false;
   const T* in = data<T>(op.in) + group * g.depth * op.in.stride[kC];
   Weights<T> weights = op.weights;
   weights.data += group * op.weights_group;
 
-  const auto product = [&](const DepthBlock& d, bool first, bool last) {
-    if (plan.channels_last) {
-      pack_pixel_rows(s.a, g, op.in, in, *s.block, d);
-      pack_weight_panels(s.b, s.lines, g, weights, row, channels, d);
-    } else {
-      pack_weight_rows(s.a, g, weights, row, channels, d);
-      const int64_t k = d.size(), step = g.stride[2] * op.in.stride[kW];
-      for (int64_t t = 0; t < d.taps; ++t) {
-        const int64_t count = make_pieces<A>(s.pieces, g, op.in, *s.block, d.tap + t, k * kPanel<A>);
-        for (int64_t c = 0; c < d.channels; ++c)
-          copy_pieces(s.b + (c * d.taps + t) * kPanel<A>, in + (d.channel + c) * op.in.stride[kC], s.pieces, count,
-                      step);
+  for (int64_t pixel = begin; pixel < end; pixel += plan.pixel_block) {
+    const int64_t pixels = minimum(plan.pixel_block, end - pixel);
+    const int64_t rows = plan.channels_last ? pixels : channels, cols = plan.channels_last ? channels : pixels;
+    make_pixels(s.block, g, op.in, op.out, op.epilogue.residual, pixel, pixels);
+    const ResultBlock<T> result = place_result(s, op, plan.channels_last, group * g.rows + row, channels);
+    const auto product = [&](const DepthBlock& d, bool first, bool last) {
+      const bool pack_weights = split || pixel == begin;
+      if (plan.channels_last) {
+        pack_pixel_rows(s.a, g, op.in, in, *s.block, d);
+        if (pack_weights) pack_weight_panels(s.b, s.lines, g, weights, row, channels, d);
+      } else {
+        if (pack_weights) pack_weight_rows(s.a, g, weights, row, channels, d);
+        const int64_t k = d.size(), step = g.stride[2] * op.in.stride[kW];
+        for (int64_t t = 0; t < d.taps; ++t) {
+          const int64_t count = make_pieces<A>(s.pieces, g, op.in, *s.block, d.tap + t, k * kPanel<A>);
+          for (int64_t c = 0; c < d.channels; ++c)
+            copy_pieces(s.b + (c * d.taps + t) * kPanel<A>, in + (d.channel + c) * op.in.stride[kC], s.pieces, count,
+                        step);
+        }
       }
+      multiply(rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
+               [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
+                 store_tile(result, op.epilogue, i, height, panel, tile);
+               });
+    };
+    if (g.taps == 0 || g.depth == 0) {  // a phase that no tap reaches
+      product({0, 0, 0, 0}, true, true);
+      continue;
     }
-    multiply(rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
-             [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
-               store_tile(result, op.epilogue, i, height, panel, tile);
-             });
-  };
-  if (g.taps == 0 || g.depth == 0) {  // a phase that no tap reaches
-    product({0, 0, 0, 0}, true, true);
-    return true;
+    for (int64_t c = 0; c < g.depth; c += plan.depth.channels)
+      for (int64_t t = 0; t < g.taps; t += plan.depth.taps) {
+        const DepthBlock d{c, minimum(plan.depth.channels, g.depth - c), t, minimum(plan.depth.taps, g.taps - t)};
+        product(d, c == 0 && t == 0, c + d.channels == g.depth && t + d.taps == g.taps);
+      }
   }
-  for (int64_t c = 0; c < g.depth; c += plan.depth.channels)
-    for (int64_t t = 0; t < g.taps; t += plan.depth.taps) {
-      const DepthBlock d{c, minimum(plan.depth.channels, g.depth - c), t, minimum(plan.depth.taps, g.taps - t)};
-      product(d, c == 0 && t == 0, c + d.channels == g.depth && t + d.taps == g.taps);
-    }
   return true;
 }
 
@@ -256,7 +269,7 @@ Status fprop(const ConvProblem& p, const TensorView& x, const TensorView& w, con
   bool failed = false;
   parallel_for(g.groups * plan.pixel_tasks * plan.channel_tasks, [&](int64_t task) {
     const int64_t channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
-    if (!run_block(g, plan, op, rest / plan.pixel_tasks, rest % plan.pixel_tasks, channel_task))
+    if (!run_task(g, plan, op, rest / plan.pixel_tasks, rest % plan.pixel_tasks, channel_task))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return failed ? Status{"conv_gemm ran out of memory"} : kOk;
@@ -278,6 +291,7 @@ Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, co
     Plan plan = make_plan<accumulate_t<T>>(g, channels_last);
     plan.pixel_block = bound.pixel_block;
     plan.channel_block = bound.channel_block;
+    plan.blocks = bound.blocks;
     Operands<T> op{dy,
                    phase_view(dx, phase, p.stride, g.out),
                    {data<T>(w), w.stride[kC], w.stride[kN], {w.stride[kD], w.stride[kH], w.stride[kW]}},
@@ -286,8 +300,8 @@ Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, co
     op.epilogue.residual = phase_view(e.residual, phase, p.stride, g.out);
     flatten_pointwise(&g, &op);
     const int64_t channel_task = task % bound.channel_tasks, rest = task % tasks / bound.channel_tasks;
-    if (rest % bound.pixel_tasks * plan.pixel_block >= plan.pixels) return;
-    if (!run_block(g, plan, op, rest / bound.pixel_tasks, rest % bound.pixel_tasks, channel_task))
+    if (rest % bound.pixel_tasks * plan.blocks * plan.pixel_block >= plan.pixels) return;
+    if (!run_task(g, plan, op, rest / bound.pixel_tasks, rest % bound.pixel_tasks, channel_task))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return failed ? Status{"conv_gemm ran out of memory"} : kOk;
