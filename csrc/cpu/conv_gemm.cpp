@@ -6,8 +6,9 @@
 //           B = filters, transposed. Others: C = channels x pixels, A = filters as they lie in memory,
 //           B = one strided run of an input row per (channel, tap, segment). Any strides are right; neighbours
 //           in memory along channels (or pixels) are copied as vectors.
-// Mapping   one task per (phase, group, block of pixels, block of channels); it packs both operands of one depth
-//           block at a time, multiplies them (gemm_kernel.h), and stores tiles through the epilogue after the last.
+// Mapping   one task per (phase, group, up to 8 blocks of pixels, block of channels); it packs both operands of one
+//           depth block at a time, multiplies them (gemm_kernel.h), and stores tiles through the epilogue after the
+//           last. A filter that is a single depth block is packed once for all pixel blocks of the task.
 // Memory    per task: A up to 512 x 256 and B up to 256 x 512 elements (L2), sums of C in the accumulate type.
 // Limits    floating dtypes, zero padding.
 #include "cpu/conv_gemm_store.h"
