@@ -1,19 +1,31 @@
 """The speeds that convkit promises: how many times as fast as PyTorch eager in the same layout, at least.
 
-They hold for forward passes in float32 on two threads of an x86 processor.
+They hold in float32 on two threads of an x86 processor; of convolutions for forward passes.
 """
 
 from __future__ import annotations
 
-from bench.problems import Problem
+from bench.pools import PoolRow
+from bench.problems import Row
+
+# Of convolutions, by family.
+CONVS = {"dense": 0.6, "batch1": 0.6, "depthwise": 1.0}
+
+# Of poolings, by family, pass and layout.
+POOLS: dict[str, dict[tuple[str, str], float]] = {
+    "max_pool": {("forward+backward", "nchw"): 3.0},
+    "adaptive_avg_pool": {("forward", "nchw"): 1.5},
+    "adaptive_max_pool": {("forward", "nchw"): 1.5},
+}
 
 
-def floor(problem: Problem, pass_: str, layout: str) -> float | None:
+def floor(problem: Row, pass_: str, layout: str) -> float | None:
     """The least speed ratio promised for a row, or None."""
-    if pass_ != "forward":
-        return None
-    if problem.op == "max_pool" and problem.kernel == (3, 3) and problem.stride == (2, 2) and layout == "nchw":
-        return 4.0
-    if problem.op == "avg_pool" and problem.dims == 2 and layout == "nchw":
-        return 2.0
-    return {"dense": 0.6, "batch1": 0.6, "depthwise": 1.0}.get(problem.family)
+    if not isinstance(problem, PoolRow):
+        return CONVS.get(problem.family) if pass_ == "forward" else None
+    if (pass_, layout) == ("forward", "nchw"):
+        if problem.op == "max_pool2d" and problem.arguments["stride"] in (2, (2, 2)) and problem.kernel == (3, 3):
+            return 4.0
+        if problem.op == "avg_pool2d":
+            return 2.0
+    return POOLS.get(problem.family, {}).get((pass_, layout))

@@ -1,8 +1,8 @@
-"""Who computes a problem: convkit by backend and algorithm, PyTorch eager and PyTorch compiled.
+"""Who computes a convolution: convkit by backend and algorithm, PyTorch eager and PyTorch compiled.
 
-A provider turns (problem, pass, inputs) into a function of no arguments. Passes: ``forward``; for convolutions
-``grad_input`` and ``grad_weight``, for pools ``grad_input``. Forward passes go through the functions a user
-calls, backward passes call the operators that autograd would call.
+A provider turns (problem, pass, inputs) into a function of no arguments. Passes: ``forward``, ``grad_input`` and
+``grad_weight``. Forward passes go through the functions a user calls, backward passes call the operators that
+autograd would call.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import convkit
-from bench.problems import Problem
+from bench.pool_providers import PASSES, memory_format
+from bench.problems import Problem, Row
 from convkit import backends
-from convkit.problem import ConvSpec, PoolSpec
 
 LAYOUTS = ("nchw", "nhwc")
 Call = Callable[[], Any]
@@ -26,23 +26,21 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one call reads: input and filter, and for backward passes the output's gradient and what forward kept."""
+    """What one call reads: input and filter, and for backward passes the output's gradient."""
 
     x: Tensor
-    w: Any = None  # a tensor where the problem has one, as the next ones
+    w: Tensor
     dy: Any = None
-    kept: Any = None  # max_pool: window offsets
-    indices: Any = None  # max_pool: PyTorch's indices
 
 
-def passes(problem: Problem, backward: bool) -> tuple[str, ...]:
+def passes(problem: Row, backward: bool) -> tuple[str, ...]:
     """The passes measured of a problem."""
-    if not backward:
-        return ("forward",)
-    return ("forward", "grad_input") if problem.pools else ("forward", "grad_input", "grad_weight")
+    if not isinstance(problem, Problem):
+        return PASSES
+    return ("forward", "grad_input", "grad_weight") if backward else ("forward",)
 
 
-def layouts(problem: Problem) -> tuple[str, ...]:
+def layouts(problem: Row) -> tuple[str, ...]:
     """PyTorch has a channels-last layout for two and three spatial dimensions."""
     return LAYOUTS[:1] if problem.dims == 1 else LAYOUTS
 
@@ -53,28 +51,16 @@ def make_inputs(problem: Problem, layout: str, dtype: torch.dtype, backward: boo
 
     def normal(*shape: int) -> Tensor:
         values = torch.randn(shape, generator=generator).to(dtype)
-        return values.to(memory_format=_memory_format(layout, problem.dims))
+        return values.to(memory_format=memory_format(layout, problem.dims))
 
     x = normal(problem.n, problem.c, *problem.spatial)
-    w = None if problem.pools else normal(*problem.weight_shape)
-    dy = normal(problem.n, problem.k, *problem.out) if backward else None
-    kept = indices = None
-    if isinstance(problem.spec, PoolSpec) and problem.op == "max_pool" and backward:
-        kept = _native().max_pool(x, problem.spec, True, layout == "nhwc")[1]
-        indices = _torch_max_pool_indices(problem, x)
-    return Inputs(x, w, dy, kept, indices)
+    w = normal(*problem.weight_shape)
+    return Inputs(x, w, normal(problem.n, problem.k, *problem.out) if backward else None)
 
 
 def raw(problem: Problem, pass_: str, inputs: Inputs, algorithm: int = 0) -> tuple[str, dict[str, Any]]:
     """The raw operation that is this pass of the problem, and its arguments (all but the result's layout)."""
     spec, x, w, dy = problem.spec, inputs.x, inputs.w, inputs.dy
-    if problem.pools:
-        if pass_ == "forward":
-            return problem.op, {"x": x, "spec": spec} | ({"offsets": False} if problem.op == "max_pool" else {})
-        if problem.op == "max_pool":
-            return "pool_select_bwd", {"dy": dy, "offsets": inputs.kept, "input_size": problem.spatial, "spec": spec}
-        return "avg_pool_bwd", {"dy": dy, "input_size": problem.spatial, "spec": spec}
-    assert isinstance(spec, ConvSpec)
     spec = spec._replace(algorithm=algorithm)
     epilogue = {"bias": None, "scale": None, "residual": None}
     # A transposed convolution is dgrad forwards; its input gradient is fprop, and its filter's has the roles swapped.
@@ -101,31 +87,13 @@ def eager_call(problem: Problem, pass_: str, inputs: Inputs) -> Call:
     """PyTorch's own operator; channels-last inputs take its channels-last path."""
     if pass_ == "forward":
         return partial(_functional, torch.nn.functional, problem, inputs)
-    aten = torch.ops.aten
-    if not problem.pools:
-        mask = [pass_ == "grad_input", pass_ == "grad_weight", False]
-        transposed, no_padding = problem.op == "conv_transpose", [0] * problem.dims
-        return partial(
-            aten.convolution_backward.default,
-            *(inputs.dy, inputs.x, inputs.w, None, problem.stride, problem.padding, problem.dilation),
-            *(transposed, no_padding, problem.groups, mask),
-        )
-    window: tuple[Any, ...] = (problem.kernel, problem.stride, problem.padding)
-    if problem.op == "max_pool":
-        if problem.dims == 1:  # PyTorch pools 1-d as 2-d
-            dy, x, indices = (t.unsqueeze(-2) for t in (inputs.dy, inputs.x, inputs.indices))
-            window = tuple((first, *v) for first, v in zip((1, 1, 0), window))
-            dilation = (1, *problem.dilation)
-        else:
-            dy, x, indices, dilation = inputs.dy, inputs.x, inputs.indices, problem.dilation
-        op = getattr(aten, f"max_pool{max(problem.dims, 2)}d_with_indices_backward").default
-        return partial(op, dy, x, *window, dilation, False, indices)
-    if problem.dims == 1:
-        op = aten.avg_pool2d_backward.default
-        window = tuple((first, *v) for first, v in zip((1, 1, 0), window))
-        return partial(op, inputs.dy.unsqueeze(-2), inputs.x.unsqueeze(-2), *window, False, True, None)
-    op = getattr(aten, f"avg_pool{problem.dims}d_backward").default
-    return partial(op, inputs.dy, inputs.x, *window, False, True, None)
+    mask = [pass_ == "grad_input", pass_ == "grad_weight", False]
+    transposed, no_padding = problem.op == "conv_transpose", [0] * problem.dims
+    return partial(
+        torch.ops.aten.convolution_backward.default,
+        *(inputs.dy, inputs.x, inputs.w, None, problem.stride, problem.padding, problem.dilation),
+        *(transposed, no_padding, problem.groups, mask),
+    )
 
 
 def compiled_call(problem: Problem, inputs: Inputs) -> Call:
@@ -146,23 +114,10 @@ def supported_algorithms(problem: Problem, pass_: str, layout: str, inputs: Inpu
 
 
 def _functional(namespace: Any, problem: Problem, inputs: Inputs) -> Tensor:
-    function = getattr(namespace, problem.functional)
-    if not problem.pools:
-        rest = {"stride": problem.stride, "padding": problem.padding, "dilation": problem.dilation}
-        return function(inputs.x, inputs.w, None, groups=problem.groups, **rest)
-    return function(inputs.x, problem.kernel, problem.stride, problem.padding)
+    rest = {"stride": problem.stride, "padding": problem.padding, "dilation": problem.dilation}
+    result: Tensor = getattr(namespace, problem.functional)(inputs.x, inputs.w, None, groups=problem.groups, **rest)
+    return result
 
 
 def _native() -> backends.Backend:
     return backends.get("native")
-
-
-def _memory_format(layout: str, dims: int) -> torch.memory_format:
-    if layout == "nchw":
-        return torch.contiguous_format
-    return torch.channels_last if dims == 2 else torch.channels_last_3d
-
-
-def _torch_max_pool_indices(problem: Problem, x: Tensor) -> Tensor:
-    function = getattr(torch.nn.functional, problem.functional)
-    return function(x, problem.kernel, problem.stride, problem.padding, return_indices=True)[1]

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from bench import report
+import convkit
+from bench import pool_providers, report
 from bench.floors import floor
-from bench.problems import BYTES, FLOPS, Problem, scaled, select, suite
+from bench.pools import PoolRow
+from bench.problems import BYTES, FLOPS, Problem, Row, scaled, select, suite
 from bench.run import main
 from convkit.timing import interleaved
 
-BY_ID = {problem.id: problem for problem in suite()}
+BY_ID: dict[str, Any] = {problem.id: problem for problem in suite()}
+POOLS = [row for row in suite() if isinstance(row, PoolRow)]
 
 
 def test_the_suite_holds_every_row_once() -> None:
     assert len(BY_ID) == len(suite())
-    assert sum(not p.pools for p in BY_ID.values()) == 46
+    assert sum(isinstance(p, Problem) for p in BY_ID.values()) == 46
     assert {"max_pool", "avg_pool", "dense", "depthwise", "transposed"} <= {p.family for p in BY_ID.values()}
 
 
@@ -45,20 +50,25 @@ def test_output_sizes_are_pytorchs(name: str) -> None:
 
 @pytest.mark.parametrize("problem", suite(), ids=lambda p: p.id)
 @pytest.mark.parametrize("scale", [1.0, 0.01])
-def test_scaling_meets_its_budget_or_stops_at_its_limits(problem: Problem, scale: float) -> None:
-    small = scaled(problem, scale)
+def test_scaling_meets_its_budget_or_stops_at_its_limits(problem: Row, scale: float) -> None:
+    small: Any = scaled(problem, scale)
     assert small.kernel == problem.kernel
-    assert small.n >= 1 and small.n <= problem.n
-    assert all(o > 0 for o in small.out)
-    assert small.c % small.groups == 0 and small.k % small.groups == 0
+    if isinstance(small, Problem):
+        assert all(o > 0 for o in small.out)
+        assert small.c % small.groups == 0 and small.k % small.groups == 0
+        n, most = small.n, BY_ID[small.id].n
+    else:
+        assert all(k <= length for k, length in zip(small.kernel, small.shape[2:]))
+        n, most = small.shape[0], BY_ID[small.id].shape[0]
+    assert 1 <= n <= most
     if small.flops > scale * FLOPS or small.bytes > scale * BYTES:
-        assert small.n == 1
+        assert n == 1
         assert scaled(small, scale) == small
 
 
 def test_groups_are_selected_and_equal_rows_run_once() -> None:
     assert {p.family for p in select(["depthwise"], 1.0)} == {"depthwise"}
-    assert {p.pools for p in select(["pools"], 1.0)} == {True}
+    assert {type(p) for p in select(["pools"], 1.0)} == {PoolRow}
     assert [p.id for p in select(["D06"], 1.0)] == ["D06"]
     assert [p.id for p in select(["P01-max", "P02-max"], 0.1)] == ["P01-max"]  # scaled, they are the same
 
@@ -66,10 +76,30 @@ def test_groups_are_selected_and_equal_rows_run_once() -> None:
 def test_floors_stand_where_they_are_promised() -> None:
     assert floor(BY_ID["P01-max"], "forward", "nchw") == 4.0
     assert floor(BY_ID["P01-max"], "forward", "nhwc") is None
+    assert floor(BY_ID["P01-max"], "forward+backward", "nchw") == 3.0
     assert floor(BY_ID["P03-avg"], "forward", "nchw") == 2.0
     assert floor(BY_ID["D06"], "forward", "nchw") == 0.6
     assert floor(BY_ID["W03"], "forward", "nhwc") == 1.0
     assert floor(BY_ID["W03"], "grad_input", "nchw") is None
+
+
+@pytest.mark.parametrize("row", POOLS, ids=lambda row: row.id)
+def test_a_pooling_row_and_its_rival_compute_the_same_kind_of_result(row: PoolRow) -> None:
+    assert row.op in convkit.functional.__all__
+    row = scaled(row, 0.001)  # type: ignore[assignment]
+    for pass_ in pool_providers.PASSES:
+        for layout in ("nchw", "nhwc")[: row.dims]:
+            calls = pool_providers.calls(row, pass_, layout, torch.float32, 0, compiled=False)
+            ours, theirs = calls["convkit"](), calls["eager"]()
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+            assert pool_providers.verify(row, pass_, layout, torch.float32, calls["convkit"]) <= 1
+
+
+def test_a_wrong_pooling_is_seen() -> None:
+    row = BY_ID["P07-avg"].of_batch(0)
+    ours = pool_providers.calls(row, "forward", "nchw", torch.float32, 0, compiled=False)["convkit"]
+    for factor in (1.001, float("nan")):
+        assert pool_providers.verify(row, "forward", "nchw", torch.float32, partial(torch.mul, ours(), factor)) > 1
 
 
 def test_a_slow_or_wrong_row_fails() -> None:
@@ -96,14 +126,14 @@ def test_candidates_take_turns() -> None:
 
 def test_a_tiny_run_verifies_measures_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results.json"
-    arguments = ["S02", "W02", "T03", "P09", "P07-avg", "P08-max", "P09-max", "P09-avg", "--scale", "0.0001"]
+    arguments = ["S02", "W02", "T03", "M01", "P07-avg", "P08-max", "P09-max", "P09-avg", "--scale", "0.0001"]
     main([*arguments, "--backward", "--algorithms", "--threads", "1", "--seconds", "0", "--json", str(out)])
     results = json.loads(out.read_text())
-    assert {r["pass"] for r in results["rows"]} == {"forward", "grad_input", "grad_weight"}
+    assert {r["pass"] for r in results["rows"]} == {"forward", "grad_input", "grad_weight", "forward+backward"}
     assert not any(r["verdict"] == "WRONG" for r in results["rows"])
     assert {r["layout"] for r in results["rows"] if r["id"] == "S02"} == {"nchw", "nhwc"}
     assert any("conv_direct" in r["times"] for r in results["rows"])
     shown = capsys.readouterr().out
     assert "Geometric means" in shown and "floors hold" in shown
-    assert report.markdown(results).startswith("# Performance")
-    assert report.main([str(out), "--markdown", str(tmp_path / "page.md")]) == 0
+    assert report.main([str(out), str(out), "--markdown", str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_text().count("\n## Results\n") == 1

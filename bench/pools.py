@@ -1,0 +1,139 @@
+"""The pooling rows, one line each: a function of convkit.functional, the input's shape, and the arguments.
+
+``python -m bench.run pools`` calls the function as a user does, forward alone and forward with backward through
+autograd, beside its rival: PyTorch's function of the same name or, where PyTorch has none, a composition of its
+functions (``bench/rivals.py``). A row's family is its function without the number of dimensions; the promised
+ratios stand by family in ``bench/floors.py``.
+
+The windows of suite.json's pools are run with every kind of pooling listed in KINDS; ROWS holds the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bench import rivals
+
+SMALLEST_SPATIAL, SMALLEST_CHANNELS = 28, 64
+
+
+@dataclass(frozen=True)
+class PoolRow:
+    """One pooling layer: ``op`` names the function, ``arguments`` all it takes besides tensors."""
+
+    id: str
+    op: str
+    shape: tuple[int, ...]  # N, C, spatial
+    arguments: Mapping[str, Any] = field(hash=False)
+    rival: Callable[..., Any] | None = None  # called as torch.nn.functional's function of that name would be
+    tensors: Callable[[Tensor], tuple[Tensor, ...]] = rivals.itself  # the tensor arguments, made from the input
+    source: str = ""
+
+    @property
+    def family(self) -> str:
+        return self.op[:-2]
+
+    @property
+    def dims(self) -> int:
+        return len(self.shape) - 2
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Spatial size of an adaptive pool's result; () for the others."""
+        size = self.arguments["output_size"] if self.family.startswith("adaptive") else ()
+        return (size,) * self.dims if isinstance(size, int) else tuple(size)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The window's extents; of an adaptive pool the largest."""
+        if self.out:
+            return tuple(-(-n // o) + (n % o != 0) for n, o in zip(self.shape[2:], self.out))
+        size = self.arguments["kernel_size"]
+        return (size,) * self.dims if isinstance(size, int) else tuple(size)
+
+    @property
+    def flops(self) -> float:
+        """Elements read by the windows of an unstrided pooling: an upper bound."""
+        return float(math.prod(self.shape) * (1 if self.out else math.prod(self.kernel)))
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of input and, at most as large, output in float32."""
+        return 8.0 * math.prod(self.shape)
+
+    def of_batch(self, share: float) -> PoolRow:
+        return replace(self, shape=(max(1, int(self.shape[0] * share)), *self.shape[1:]))
+
+    def less_space(self) -> PoolRow:
+        spatial = list(self.shape[2:])
+        longest = max(range(self.dims), key=lambda i: spatial[i])
+        half = spatial[longest] // 2
+        if self.out or half < max(SMALLEST_SPATIAL, self.kernel[longest]):
+            return self
+        spatial[longest] = half
+        return replace(self, shape=(*self.shape[:2], *spatial))
+
+    def fewer_channels(self) -> PoolRow:
+        half = self.shape[1] // 2
+        return self if half < SMALLEST_CHANNELS else replace(self, shape=(self.shape[0], half, *self.shape[2:]))
+
+    def __str__(self) -> str:
+        def short(values: Any) -> str:
+            values = [values] if isinstance(values, (int, float)) else list(values)
+            return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+        parts = ["x".join(map(str, self.shape))]
+        for name, value in self.arguments.items():
+            if name == "kernel_size":
+                parts.append("x".join(map(str, self.kernel)))
+            elif name == "output_size":
+                parts.append("to " + "x".join(map(str, self.out or (value if isinstance(value, tuple) else (value,)))))
+            elif name in ("stride", "padding"):
+                parts += [] if short(value) == ("1" if name == "stride" else "0") else [name[0] + short(value)]
+            else:
+                parts.append(f"{name}={value}")
+        return " ".join(parts)
+
+
+class Kind(NamedTuple):
+    """A kind of pooling that suite.json's windows are run with."""
+
+    family: str
+    extra: Mapping[str, Any] = {}
+    padding: bool = True  # whether rival and function know padding
+    rival: Callable[..., Any] | None = None
+
+
+# by the name in suite.json's "ops"
+KINDS = {
+    "max": Kind("max_pool"),
+    "avg": Kind("avg_pool"),
+}
+
+ROWS = [
+    PoolRow("M01", "max_pool2d", (256, 6, 24, 24), {"kernel_size": 2, "stride": 2}, source="LeNet-5 pool 1"),
+    PoolRow("M02", "max_pool2d", (32, 192, 27, 27), {"kernel_size": 3, "stride": 2}, source="AlexNet pool 2"),
+    PoolRow("M03", "max_pool2d", (64, 512, 14, 14), {"kernel_size": 2, "stride": 2}, source="VGG pool 5"),
+]
+
+
+def suite_row(row: Mapping[str, Any], name: str) -> PoolRow:
+    """The window of a pool of suite.json with the kind of pooling that ``name`` stands for."""
+    kind = KINDS[name]
+    arguments = {"kernel_size": tuple(row["kernel"]), "stride": tuple(row["stride"])}
+    if kind.padding:
+        arguments["padding"] = tuple(row["padding"])
+    spatial = tuple(row["spatial"])
+    return PoolRow(
+        f"{row['id']}-{name}",
+        f"{kind.family}{len(spatial)}d",
+        (row["n"], row["c"], *spatial),
+        {**kind.extra, **arguments},
+        kind.rival,
+        source=row["source"],
+    )
