@@ -29,10 +29,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[
 class Progress:
     """A one-line progress bar on a terminal; silent elsewhere, so that logs stay readable."""
 
-    def __init__(self, total: int, stream: TextIO = sys.stderr, width: int = 30) -> None:
-        self.total, self.stream, self.width = total, stream, width
+    def __init__(self, total: int, stream: TextIO | None = None, width: int = 30) -> None:
+        self.total, self.stream, self.width = total, stream or sys.stderr, width
         self.done = 0
-        self.shown = stream.isatty()
+        self.shown = self.stream.isatty()
 
     def step(self, label: str = "") -> None:
         """One more of ``total`` is done; ``label`` names it."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends import fake
-from convkit.backends.base import Backend
+from convkit.backends.base import RAW_OPS, Backend
 from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
@@ -28,6 +28,9 @@ def _load() -> str | None:
         torch.ops.load_library(LIBRARY)
     except OSError as error:
         return f"the compiled library does not load: {error}"
+    missing = [op for op in RAW_OPS if not hasattr(torch.ops.convkit, op)]
+    if missing:
+        return f"the compiled library is of another version, without {missing[0]}: build it again"
     fake.register()
     return None
 

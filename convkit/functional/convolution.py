@@ -7,33 +7,45 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from convkit.autograd.conv import convolution, transposed_convolution
+from convkit.functional.dimensions import public
 from convkit.functional.dtypes import autocast_dtype, bias_mismatch, check_operands, check_tensors
 from convkit.functional.padding import pad_input
 from convkit.functional.plans import plans
 from convkit.problem.convolution import plan_conv, plan_conv_transpose
 
 
-def _convolve(
-    op: str,
+def _conv(
     ndim: int,
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    padding_mode: str,
-    strict: bool,
-    backend: str | None,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    strict: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
+    """A {n}-dimensional convolution (cross-correlation), torch.nn.functional.conv{n}d.
+
+    Shapes: input (N, C, {dims}) or (C, {dims}), weight (K, C / groups, {taps}), bias (K,); the result has
+    floor((L + before + after - dilation (kernel - 1) - 1) / stride) + 1 elements per dimension.
+    dtypes: floating point and complex; int64, and undilated 8, 16 and 32 bit integers, on the CPU.
+
+    padding: an int, one per dimension, 'valid', 'same' (stride 1), or, beyond PyTorch, (before, after) pairs per
+    dimension, 'same_upper' and 'same_lower' (ceil(L / stride) outputs, an odd element behind or before),
+    'causal' (dilation (kernel - 1) before). padding_mode: zeros, replicate, reflect, circular, or mean (of
+    the sample's channel).
+
+    Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.
+    """
+    op = f"conv{ndim}d"
     check_tensors(op, input, weight, bias)
-    low = autocast_dtype(input)
-    if low is not None:
-        input, weight, bias = _cast(input, low), _cast(weight, low), _cast(bias, low)
+    input, weight, bias = _autocast(input, weight, bias)
     plan = plans.get(
         plan_conv,
         op,
@@ -59,24 +71,33 @@ def _convolve(
     return y if plan.batched else y.squeeze(0)
 
 
-def _convolve_transposed(
-    op: str,
+def _conv_transpose(
     ndim: int,
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: Any,
-    dilation: Any,
-    strict: bool,
-    backend: str | None,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    strict: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
+    """A {n}-dimensional transposed convolution, torch.nn.functional.conv_transpose{n}d.
+
+    Mind the order of arguments, which is PyTorch's: groups stands before dilation.
+
+    Shapes: input (N, C, {dims}) or (C, {dims}), weight (C, K / groups, {taps}), bias (K,); the result has
+    (L - 1) stride - before - after + dilation (kernel - 1) + output_padding + 1 elements per dimension.
+    dtypes: floating point, complex; int64 on the CPU. padding may also be (before, after) pairs per dimension.
+
+    Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.
+    """
+    op = f"conv_transpose{ndim}d"
     check_tensors(op, input, weight, bias)
-    low = autocast_dtype(input)
-    if low is not None:
-        input, weight, bias = _cast(input, low), _cast(weight, low), _cast(bias, low)
+    input, weight, bias = _autocast(input, weight, bias)
     plan = plans.get(
         plan_conv_transpose,
         op,
@@ -96,6 +117,13 @@ def _convolve_transposed(
     x = input if plan.batched else input.unsqueeze(0)
     y = transposed_convolution(x, weight, bias, plan.output_size, plan.spec, backend)
     return y if plan.batched else y.squeeze(0)
+
+
+def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    low = autocast_dtype(input)
+    if low is None:
+        return input, weight, bias
+    return _cast(input, low), _cast(weight, low), _cast(bias, low)
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Any:
@@ -121,257 +149,8 @@ def _warn_uneven_same() -> None:
     )
 
 
-_CONV = """{article} {n}-dimensional convolution (cross-correlation), torch.nn.functional.conv{n}d.
-
-    Shapes: input (N, C, {dims}) or (C, {dims}), weight (K, C / groups, {taps}), bias (K,); the result has
-    floor((L + before + after - dilation (kernel - 1) - 1) / stride) + 1 elements per dimension.
-    dtypes: floating point and complex; int64, and undilated 8, 16 and 32 bit integers, on the CPU.
-
-    padding: an int, one per dimension, 'valid', 'same' (stride 1), or, beyond PyTorch, (before, after) pairs per
-    dimension, 'same_upper' and 'same_lower' (ceil(L / stride) outputs, an odd element behind or before),
-    'causal' (dilation (kernel - 1) before). padding_mode: zeros, replicate, reflect, circular, or mean (of
-    the sample's channel).
-
-    Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.
-    """
-
-_CONV_TRANSPOSE = """{article} {n}-dimensional transposed convolution, torch.nn.functional.conv_transpose{n}d.
-
-    Mind the order of arguments, which is PyTorch's: groups stands before dilation.
-
-    Shapes: input (N, C, {dims}) or (C, {dims}), weight (C, K / groups, {taps}), bias (K,); the result has
-    (L - 1) stride - before - after + dilation (kernel - 1) + output_padding + 1 elements per dimension.
-    dtypes: floating point, complex; int64 on the CPU. padding may also be (before, after) pairs per dimension.
-
-    Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.
-    """
-
-
-def conv1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    strict: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv1d,
-            (input, weight, bias),
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode=padding_mode,
-            strict=strict,
-            backend=backend,
-        )
-    return _convolve("conv1d", 1, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict, backend)
-
-
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    strict: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv2d,
-            (input, weight, bias),
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode=padding_mode,
-            strict=strict,
-            backend=backend,
-        )
-    return _convolve("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict, backend)
-
-
-def conv3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    strict: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv3d,
-            (input, weight, bias),
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode=padding_mode,
-            strict=strict,
-            backend=backend,
-        )
-    return _convolve("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict, backend)
-
-
-def conv_transpose1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-    *,
-    strict: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv_transpose1d,
-            (input, weight, bias),
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-            strict=strict,
-            backend=backend,
-        )
-    return _convolve_transposed(
-        "conv_transpose1d",
-        1,
-        input,
-        weight,
-        bias,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        strict,
-        backend,
-    )
-
-
-def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-    *,
-    strict: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv_transpose2d,
-            (input, weight, bias),
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-            strict=strict,
-            backend=backend,
-        )
-    return _convolve_transposed(
-        "conv_transpose2d",
-        2,
-        input,
-        weight,
-        bias,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        strict,
-        backend,
-    )
-
-
-def conv_transpose3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-    *,
-    strict: bool = False,
-    backend: str | None = None,
-) -> Tensor:
-    if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv_transpose3d,
-            (input, weight, bias),
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-            strict=strict,
-            backend=backend,
-        )
-    return _convolve_transposed(
-        "conv_transpose3d",
-        3,
-        input,
-        weight,
-        bias,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        strict,
-        backend,
-    )
-
-
-for _n, _dims, _taps in ((1, "L", "k"), (2, "H, W", "kH, kW"), (3, "D, H, W", "kD, kH, kW")):
-    for _function, _text in ((f"conv{_n}d", _CONV), (f"conv_transpose{_n}d", _CONV_TRANSPOSE)):
-        globals()[_function].__doc__ = _text.format(article="A", n=_n, dims=_dims, taps=_taps)
+_TENSORS = ("input", "weight", "bias")
+conv1d, conv2d, conv3d = (public(_conv, n, "conv{n}d", _TENSORS) for n in (1, 2, 3))
+conv_transpose1d, conv_transpose2d, conv_transpose3d = (
+    public(_conv_transpose, n, "conv_transpose{n}d", _TENSORS) for n in (1, 2, 3)
+)

@@ -8,9 +8,16 @@ import torch
 from torch import Tensor
 
 from convkit import functional
-from convkit.nn.options import Options
+from convkit.nn.options import Options, each_dimension
 from convkit.problem.arguments import is_pairs
 from convkit.problem.convolution import STRING_PADDINGS
+
+
+def _torch_padding(padding: Any) -> Any:
+    """A padding that torch.nn's constructor takes in place of one that only convkit knows."""
+    if isinstance(padding, str) and padding in STRING_PADDINGS and padding not in ("same", "valid"):
+        return 0
+    return 0 if is_pairs(padding) else padding
 
 
 class _Convolution(Options):
@@ -27,12 +34,40 @@ class _Convolution(Options):
     groups: int
     padding_mode: Any
 
-    def _extend(self, padding: Any, strict: bool, backend: str | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        strict: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(  # type: ignore[call-arg]
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            _torch_padding(padding),
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
         if isinstance(padding, str):
             self.padding = padding
         elif is_pairs(padding):
-            pairs = [tuple(pair) for pair in padding]
-            self.padding = tuple(pairs * len(self.kernel_size) if len(pairs) == 1 else pairs)
+            self.padding = each_dimension(padding, len(self.kernel_size))
             self._reversed_padding_repeated_twice = [v for pair in reversed(self.padding) for v in pair]
         self._set_options(strict, backend)
 
@@ -51,13 +86,6 @@ class _Convolution(Options):
         )
 
 
-def _torch_padding(padding: Any) -> Any:
-    """A padding that torch.nn's constructor takes in place of one that only convkit knows."""
-    if isinstance(padding, str) and padding in STRING_PADDINGS and padding not in ("same", "valid"):
-        return 0
-    return 0 if is_pairs(padding) else padding
-
-
 class Conv1d(_Convolution, torch.nn.Conv1d):
     """torch.nn.Conv1d on convkit's kernels.
 
@@ -65,38 +93,6 @@ class Conv1d(_Convolution, torch.nn.Conv1d):
     """
 
     _functional = staticmethod(functional.conv1d)
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            _torch_padding(padding),
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._extend(padding, strict, backend)
 
 
 class Conv2d(_Convolution, torch.nn.Conv2d):
@@ -107,38 +103,6 @@ class Conv2d(_Convolution, torch.nn.Conv2d):
 
     _functional = staticmethod(functional.conv2d)
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            _torch_padding(padding),
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._extend(padding, strict, backend)
-
 
 class Conv3d(_Convolution, torch.nn.Conv3d):
     """torch.nn.Conv3d on convkit's kernels.
@@ -148,9 +112,12 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
 
     _functional = staticmethod(functional.conv3d)
 
+
+class _LazyConvolution:
+    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input."""
+
     def __init__(
         self,
-        in_channels: int,
         out_channels: int,
         kernel_size: Any,
         stride: Any = 1,
@@ -165,12 +132,11 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
+        super().__init__(  # type: ignore[call-arg]
             out_channels,
             kernel_size,
             stride,
-            _torch_padding(padding),
+            padding,
             dilation,
             groups,
             bias,
@@ -178,112 +144,22 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
             device,
             dtype,
         )
-        self._extend(padding, strict, backend)
+        self._set_options(strict, backend)  # type: ignore[attr-defined]
 
 
-class LazyConv1d(torch.nn.LazyConv1d, Conv1d):  # type: ignore[misc]
+class LazyConv1d(_LazyConvolution, torch.nn.LazyConv1d, Conv1d):  # type: ignore[misc]
     """:class:`Conv1d` that learns in_channels from its first input."""
 
     cls_to_become = Conv1d  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict, backend)
 
-
-class LazyConv2d(torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
+class LazyConv2d(_LazyConvolution, torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
     """:class:`Conv2d` that learns in_channels from its first input."""
 
     cls_to_become = Conv2d  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict, backend)
 
-
-class LazyConv3d(torch.nn.LazyConv3d, Conv3d):  # type: ignore[misc]
+class LazyConv3d(_LazyConvolution, torch.nn.LazyConv3d, Conv3d):  # type: ignore[misc]
     """:class:`Conv3d` that learns in_channels from its first input."""
 
     cls_to_become = Conv3d  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict, backend)

@@ -28,3 +28,9 @@ class Options:
         if self.strict:
             text += ", strict=True"
         return text if self.backend is None else f"{text}, backend={self.backend}"
+
+
+def each_dimension(pairs: Any, ndim: int) -> tuple[tuple[int, int], ...]:
+    """(before, after) pairs of a padding, one per dimension; a single one stands for all."""
+    given = [tuple(pair) for pair in pairs]
+    return tuple(given * ndim if len(given) == 1 else given)

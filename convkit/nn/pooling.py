@@ -19,6 +19,21 @@ class _MaxPool(Options):
     ceil_mode: bool
     return_indices: bool
 
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        strict: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[call-arg]
+        self._set_options(strict, backend)
+
     def forward(self, input: Tensor) -> Any:
         """The maxima, with return_indices also their indices."""
         return type(self)._functional(
@@ -69,25 +84,37 @@ class _AvgPool(Options):
         return super().extra_repr() + ("" if self.dilation == 1 else f", dilation={self.dilation}")
 
 
-class MaxPool1d(_MaxPool, torch.nn.MaxPool1d):
-    """torch.nn.MaxPool1d on convkit's kernels: input (N, C, L) or (C, L)."""
+class _DividedAvgPool(_AvgPool):
+    """With divisor_override, which PyTorch offers from two dimensions on."""
 
-    _functional = staticmethod(functional.max_pool1d)
+    divisor_override: int | None
 
     def __init__(
         self,
         kernel_size: Any,
         stride: Any = None,
         padding: Any = 0,
-        dilation: Any = 1,
-        return_indices: bool = False,
         ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
         *,
+        dilation: Any = 1,
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
-        self._set_options(strict, backend)
+        super().__init__(  # type: ignore[call-arg]
+            kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        )
+        self._extend(dilation, strict, backend)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"divisor_override": self.divisor_override}
+
+
+class MaxPool1d(_MaxPool, torch.nn.MaxPool1d):
+    """torch.nn.MaxPool1d on convkit's kernels: input (N, C, L) or (C, L)."""
+
+    _functional = staticmethod(functional.max_pool1d)
 
 
 class MaxPool2d(_MaxPool, torch.nn.MaxPool2d):
@@ -95,41 +122,11 @@ class MaxPool2d(_MaxPool, torch.nn.MaxPool2d):
 
     _functional = staticmethod(functional.max_pool2d)
 
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        return_indices: bool = False,
-        ceil_mode: bool = False,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
-        self._set_options(strict, backend)
-
 
 class MaxPool3d(_MaxPool, torch.nn.MaxPool3d):
     """torch.nn.MaxPool3d on convkit's kernels: input (N, C, D, H, W) or (C, D, H, W)."""
 
     _functional = staticmethod(functional.max_pool3d)
-
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        return_indices: bool = False,
-        ceil_mode: bool = False,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
-        self._set_options(strict, backend)
 
 
 class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
@@ -153,51 +150,13 @@ class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
         self._extend(dilation, strict, backend)
 
 
-class AvgPool2d(_AvgPool, torch.nn.AvgPool2d):
+class AvgPool2d(_DividedAvgPool, torch.nn.AvgPool2d):
     """torch.nn.AvgPool2d on convkit's kernels: input (N, C, H, W) or (C, H, W)."""
 
     _functional = staticmethod(functional.avg_pool2d)
 
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-        *,
-        dilation: Any = 1,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-        self._extend(dilation, strict, backend)
 
-    def _arguments(self) -> dict[str, Any]:
-        return {"divisor_override": self.divisor_override}
-
-
-class AvgPool3d(_AvgPool, torch.nn.AvgPool3d):
+class AvgPool3d(_DividedAvgPool, torch.nn.AvgPool3d):
     """torch.nn.AvgPool3d on convkit's kernels: input (N, C, D, H, W) or (C, D, H, W)."""
 
     _functional = staticmethod(functional.avg_pool3d)
-
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-        *,
-        dilation: Any = 1,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-        self._extend(dilation, strict, backend)
-
-    def _arguments(self) -> dict[str, Any]:
-        return {"divisor_override": self.divisor_override}

@@ -8,9 +8,19 @@ import torch
 from torch import Tensor
 
 from convkit import functional
-from convkit.nn.options import Options
+from convkit.nn.options import Options, each_dimension
 from convkit.problem.arguments import is_pairs
 from convkit.problem.convolution import output_padding_for
+
+
+def _torch_padding(owner: object, padding: Any) -> Any:
+    """A padding that torch.nn's constructor stores as it should; it would spell out a string."""
+    if isinstance(padding, str):
+        raise ValueError(
+            f"Invalid padding string {padding!r}: {type(owner).__name__} takes an int, one per dimension, "
+            "or (before, after) pairs"
+        )
+    return 0 if is_pairs(padding) else padding
 
 
 class _TransposedConvolution(Options):
@@ -26,10 +36,40 @@ class _TransposedConvolution(Options):
     weight: Tensor
     bias: Tensor | None
 
-    def _extend(self, padding: Any, strict: bool, backend: str | None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        strict: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(  # type: ignore[call-arg]
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            _torch_padding(self, padding),
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+        )
         if is_pairs(padding):
-            pairs = [tuple(pair) for pair in padding]
-            self.padding = tuple(pairs * len(self.kernel_size) if len(pairs) == 1 else pairs)
+            self.padding = each_dimension(padding, len(self.kernel_size))
         self._set_options(strict, backend)
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
@@ -59,16 +99,6 @@ class _TransposedConvolution(Options):
         )
 
 
-def _torch_padding(owner: object, padding: Any) -> Any:
-    """A padding that torch.nn's constructor stores as it should; it would spell out a string."""
-    if isinstance(padding, str):
-        raise ValueError(
-            f"Invalid padding string {padding!r}: {type(owner).__name__} takes an int, one per dimension, "
-            "or (before, after) pairs"
-        )
-    return 0 if is_pairs(padding) else padding
-
-
 class ConvTranspose1d(_TransposedConvolution, torch.nn.ConvTranspose1d):
     """torch.nn.ConvTranspose1d on convkit's kernels.
 
@@ -76,40 +106,6 @@ class ConvTranspose1d(_TransposedConvolution, torch.nn.ConvTranspose1d):
     """
 
     _functional = staticmethod(functional.conv_transpose1d)
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            _torch_padding(self, padding),
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._extend(padding, strict, backend)
 
 
 class ConvTranspose2d(_TransposedConvolution, torch.nn.ConvTranspose2d):
@@ -120,40 +116,6 @@ class ConvTranspose2d(_TransposedConvolution, torch.nn.ConvTranspose2d):
 
     _functional = staticmethod(functional.conv_transpose2d)
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            _torch_padding(self, padding),
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._extend(padding, strict, backend)
-
 
 class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
     """torch.nn.ConvTranspose3d on convkit's kernels.
@@ -163,9 +125,12 @@ class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
 
     _functional = staticmethod(functional.conv_transpose3d)
 
+
+class _LazyTransposedConvolution:
+    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input."""
+
     def __init__(
         self,
-        in_channels: int,
         out_channels: int,
         kernel_size: Any,
         stride: Any = 1,
@@ -181,12 +146,11 @@ class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
+        super().__init__(  # type: ignore[call-arg]
             out_channels,
             kernel_size,
             stride,
-            _torch_padding(self, padding),
+            padding,
             output_padding,
             groups,
             bias,
@@ -195,118 +159,22 @@ class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
             device,
             dtype,
         )
-        self._extend(padding, strict, backend)
+        self._set_options(strict, backend)  # type: ignore[attr-defined]
 
 
-class LazyConvTranspose1d(torch.nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]
+class LazyConvTranspose1d(_LazyTransposedConvolution, torch.nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]
     """:class:`ConvTranspose1d` that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose1d  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict, backend)
 
-
-class LazyConvTranspose2d(torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
+class LazyConvTranspose2d(_LazyTransposedConvolution, torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
     """:class:`ConvTranspose2d` that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose2d  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict, backend)
 
-
-class LazyConvTranspose3d(torch.nn.LazyConvTranspose3d, ConvTranspose3d):  # type: ignore[misc]
+class LazyConvTranspose3d(_LazyTransposedConvolution, torch.nn.LazyConvTranspose3d, ConvTranspose3d):  # type: ignore[misc]
     """:class:`ConvTranspose3d` that learns in_channels from its first input."""
 
     cls_to_become = ConvTranspose3d  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict, backend)

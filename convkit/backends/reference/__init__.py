@@ -1,0 +1,34 @@
+"""Backend ``reference``: every raw operation in plain PyTorch, written to be read. It is the oracle of the tests.
+
+A window operation is a loop over the taps of the window. For one tap, the elements that all windows read
+form a strided slice of the padded input (:func:`windows.tap_slice`); the forward operation reads that slice and
+the adjoint adds to it. Sums are kept in the operands' type, for 16-bit floating types in float32.
+One class per family of operations, in a file of its own; the backend is all of them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from convkit.backends.reference.convolution import ConvolutionReference, apply_epilogue
+from convkit.backends.reference.pooling import PoolingReference
+from convkit.problem import ConvSpec, PoolSpec
+
+__all__ = ["Reference", "apply_epilogue"]
+
+
+class Reference(ConvolutionReference, PoolingReference):
+    name = "reference"
+
+    def supports(
+        self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
+    ) -> str | None:
+        if dtype == torch.bool:
+            return f"no {op} for {dtype}"
+        if not op.startswith("conv") and dtype.is_complex:
+            return f"no {op} for {dtype}: complex numbers have no order, and PyTorch does not pool them"
+        if isinstance(spec, ConvSpec) and spec.activation and (dtype.is_complex or not dtype.is_floating_point):
+            return f"no activation for {dtype}"
+        if isinstance(spec, ConvSpec) and spec.algorithm:
+            return "has no algorithms to choose from"
+        return None
