@@ -15,6 +15,7 @@ from convkit import backends
 from convkit.backends import RAW_OPS, Backend
 from convkit.terminal import table
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import flat_calls
 from convkit.testing.oracle import Call, conv_calls, error, mismatch, pool_calls, transposed_calls, verify
 
 DTYPES = {
@@ -78,7 +79,13 @@ def calls(dtype: torch.dtype, layout: str) -> list[Named]:
     found = [(c.name, call) for c in fits for call in conv_calls(c, dtype, layout)]
     found += [(c.name, call) for c in transposed for call in transposed_calls(c, dtype, layout)]
     found += [(c.name, call) for c in pools for call in pool_calls(c, dtype, reference, layout)]
+    if dtype.is_floating_point:
+        found += [(name, call) for name, call in flat_calls(dtype, layout) if layout == "contiguous" or _dims(call) > 1]
     return [(f"{name}, {layout}", call) for name, call in found]
+
+
+def _dims(call: Call) -> int:
+    return next(a for a in call.arguments.values() if isinstance(a, torch.Tensor)).dim() - 2
 
 
 def check_one(op: str, backend: Backend, dtype: str, named: Sequence[Named]) -> Verdict:

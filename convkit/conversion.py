@@ -17,7 +17,8 @@ from torch.nn.utils import parametrize
 from convkit import nn
 from convkit.backends import get
 
-_NAMES = [f"{kind}{n}d" for kind in ("Conv", "ConvTranspose", "MaxPool", "AvgPool") for n in (1, 2, 3)]
+_NAMES = [f"{kind}{n}d" for kind in ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "MaxUnpool") for n in (1, 2, 3)]
+_NAMES += ["FractionalMaxPool2d", "FractionalMaxPool3d"]
 REPLACEMENTS: dict[type, type] = {getattr(torch.nn, name): getattr(nn, name) for name in _NAMES}
 ORIGINALS: dict[type, type] = {ours: theirs for theirs, ours in REPLACEMENTS.items()}
 
@@ -25,7 +26,7 @@ ORIGINALS: dict[type, type] = {ours: theirs for theirs, ours in REPLACEMENTS.ite
 _MARK = "_convkit_converted"
 
 _LAZY = torch.nn.modules.lazy.LazyModuleMixin
-_RELATED = ("Conv", "Pool")
+_RELATED = ("Conv", "Pool", "Unpool")
 _UNRELATED = "not a convolution or pooling layer"
 
 

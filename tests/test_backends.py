@@ -20,6 +20,7 @@ from convkit.autograd.pool import average_pooling, max_pooling
 from convkit.backends.base import RAW_OPS, Backend
 from convkit.problem import PADDING_MODES, ConvSpec, PoolSpec
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import flat_calls
 from convkit.testing.oracle import conv_calls, mismatch, pool_calls, transposed_calls, verify
 
 ROOT = Path(__file__).parent.parent
@@ -192,6 +193,13 @@ def test_aten_agrees_where_it_runs(case: Any, reference: Backend) -> None:
         if aten.supports(call.op, torch.float64, CPU, call.spec) is None:
             for expected, result in verify(call, aten, reference):
                 assert mismatch(result, expected) is None, f"{call.op}: {mismatch(result, expected)}"
+
+
+def test_aten_agrees_on_flat_indices(reference: Backend) -> None:
+    aten = backends.get("aten")
+    for name, call in flat_calls(torch.float64):
+        for expected, result in verify(call, aten, reference):
+            assert mismatch(result, expected) is None, f"{name} {call.op}: {mismatch(result, expected)}"
 
 
 def test_meta_tensors_have_the_results_sizes_and_strides() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from convkit import backends
 from convkit.problem import ConvSpec, pack_conv, pack_pool
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import flat_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 
 ROOT = Path(__file__).parent.parent
@@ -39,8 +41,8 @@ EXPECTED = (RuntimeError, ValueError, TypeError, NotImplementedError)
 def packed(call: Call) -> dict[str, Any]:
     """The arguments as the compiled operators take them."""
     arguments = dict(call.arguments)
-    last = arguments.pop("channels_last", False)
     if "spec" in arguments:
+        last = arguments.pop("channels_last")
         spec = arguments["spec"]
         arguments["spec"] = pack_conv(spec, last) if isinstance(spec, ConvSpec) else pack_pool(spec, last)
         if call.op in ("conv_fprop", "conv_dgrad"):
@@ -98,16 +100,20 @@ def spoil_many(seed: int, count: int) -> None:
     reference = backends.get("reference")
     assert backends.get("native").available() is None
     refused = 0
+    dtypes, layouts = (torch.float32, torch.float64, torch.bfloat16), ("contiguous", "channels_last", "sliced")
+    flat = {key: [c for _, c in flat_calls(*key)] for key in product(dtypes, layouts)}
     for _ in range(count):
-        dtype = choose.choice((torch.float32, torch.float64, torch.bfloat16))
-        layout = choose.choice(("contiguous", "channels_last", "sliced"))
-        kind = choose.randrange(3)
+        dtype = choose.choice(dtypes)
+        layout = choose.choice(layouts)
+        kind = choose.randrange(4)
         if kind == 0:
             calls = conv_calls(choose.choice(CONVOLUTIONS), dtype, layout)
         elif kind == 1:
             calls = transposed_calls(choose.choice(TRANSPOSED), dtype, layout)
-        else:
+        elif kind == 2:
             calls = pool_calls(choose.choice(POOLS), dtype, reference, layout)
+        else:
+            calls = flat[dtype, layout]
         call = choose.choice(calls)
         arguments = packed(call)
         for name in choose.choices(sorted(arguments), k=choose.choice((1, 1, 2))):

@@ -18,6 +18,7 @@ from convkit.autograd.conv import convolution
 from convkit.backends.base import RAW_OPS, Backend
 from convkit.problem import ConvSpec
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import flat_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -56,7 +57,8 @@ def operator_arguments(call: Call) -> tuple[Any, tuple[Any, ...]]:
 def catalogue(dtype: torch.dtype, layout: str, reference: Backend) -> list[Call]:
     calls = [c for case in CONVOLUTIONS for c in conv_calls(case, dtype, layout)]
     calls += [c for case in TRANSPOSED for c in transposed_calls(case, dtype, layout)]
-    return calls + [c for case in POOLS for c in pool_calls(case, dtype, reference, layout)]
+    calls += [c for case in POOLS for c in pool_calls(case, dtype, reference, layout)]
+    return calls + [c for _, c in flat_calls(dtype, layout)]
 
 
 @pytest.mark.parametrize("op", RAW_OPS)

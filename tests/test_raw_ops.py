@@ -14,6 +14,7 @@ from convkit.backends.base import Backend
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
 from convkit.testing.layouts import LAYOUTS
 from convkit.testing.oracle import Call, conv_calls, data, expect, mismatch, pool_calls, transposed_calls, verify
 
@@ -74,6 +75,20 @@ def test_transposed(
 @pytest.mark.parametrize(("case", "dtype", "layout"), combinations(POOLS))
 def test_pool(case: PoolCase, dtype: torch.dtype, layout: str, backend: Backend, reference: Backend) -> None:
     for call in pool_calls(case, dtype, reference, layout):
+        assert_right(call, backend, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), combinations(INDICES))
+def test_flat_indices(case: IndexCase, dtype: torch.dtype, layout: str, backend: Backend, reference: Backend) -> None:
+    for call in index_calls(case, dtype, layout):
+        assert_right(call, backend, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), combinations(FRACTIONAL))
+def test_fractional_pool(
+    case: FractionalCase, dtype: torch.dtype, layout: str, backend: Backend, reference: Backend
+) -> None:
+    for call in fractional_calls(case, dtype, layout) + fractional_calls(case, dtype, layout, exact=True):
         assert_right(call, backend, reference)
 
 

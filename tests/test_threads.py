@@ -19,6 +19,7 @@ from convkit import backends
 from convkit.backends.base import Backend
 from convkit.testing.cases import ConvCase, PoolCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import INDICES, FractionalCase, IndexCase, flat_calls, fractional_calls, index_calls
 from convkit.testing.oracle import Call, conv_calls, mismatch, pool_calls, transposed_calls, verify
 
 ROOT = Path(__file__).parent.parent
@@ -41,16 +42,26 @@ def keep_thread_count() -> Iterator[None]:
 def small_calls(reference: Backend) -> list[Call]:
     calls = [c for case in CONVOLUTIONS for c in conv_calls(case, torch.float32)]
     calls += [c for case in TRANSPOSED for c in transposed_calls(case, torch.float32)]
-    return calls + [c for case in POOLS for c in pool_calls(case, torch.float32, reference)]
+    calls += [c for case in POOLS for c in pool_calls(case, torch.float32, reference)]
+    return calls + [c for _, c in flat_calls(torch.float32)]
 
 
 def large_calls(reference: Backend) -> list[Call]:
     calls = [c for case in LARGE for c in conv_calls(case, torch.float32)]
     calls += [c for case in LARGE for c in conv_calls(case, torch.bfloat16, "channels_last")]
     big = PoolCase("large", "many planes and rows", (4, 33, 40, 41), 3, 2, 1)
-    return (
-        calls + pool_calls(big, torch.float32, reference) + pool_calls(big, torch.bfloat16, reference, "channels_last")
-    )
+    calls += pool_calls(big, torch.float32, reference) + pool_calls(big, torch.bfloat16, reference, "channels_last")
+    repeated = IndexCase("repeated", "many planes, every place named about twice", (3, 40, 60, 50), (40, 41), "random")
+    one_image = IndexCase("one_image", "one image, in pieces", (1, 33, 90, 80), (120, 100), "random")
+    windows = FractionalCase("windows", "many planes and rows", (3, 40, 50, 51), (2, 3), (35, 30))
+    for dtype, layout in (
+        (torch.float32, "contiguous"),
+        (torch.bfloat16, "contiguous"),
+        (torch.float32, "channels_last"),
+    ):
+        calls += [c for case in (repeated, one_image) for c in index_calls(case, dtype, layout)]
+        calls += fractional_calls(windows, dtype, layout)
+    return calls
 
 
 def bits(result: Tensor) -> bytes:
@@ -73,6 +84,7 @@ def test_deterministic_mode_changes_nothing(reference: Backend) -> None:
     native = backends.get("native")
     calls = [c for case in LARGE for c in conv_calls(case, torch.float32)]
     calls += [c for case in POOLS if "global" in case.name for c in pool_calls(case, torch.float32, reference)]
+    calls += [c for case in INDICES for c in index_calls(case, torch.float32)]
     for call in calls:
         once = [bits(r) for r in call.run(native)]
         torch.use_deterministic_algorithms(True)

@@ -220,3 +220,39 @@ class Aten(Backend):
             spec.divisor_override or None,
         )
         return _in_layout(dx, channels_last)
+
+    def max_unpool(self, x: Tensor, indices: Tensor, output_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        size = list(output_size)
+        if x.dim() == 3:
+            y = torch.ops.aten.max_unpool2d(x.unsqueeze(-1), indices.unsqueeze(-1), [*size, 1]).squeeze(-1)
+        elif x.dim() == 4:
+            y = torch.ops.aten.max_unpool2d(x, indices, size)
+        else:
+            y = torch.ops.aten.max_unpool3d(x, indices, size, [1, 1, 1], [0, 0, 0])
+        return _in_layout(y, channels_last)
+
+    def plane_gather(self, x: Tensor, indices: Tensor, channels_last: bool) -> Tensor:
+        return _reference.plane_gather(x, indices, channels_last)
+
+    def plane_scatter(self, dy: Tensor, indices: Tensor, input_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        return _reference.plane_scatter(dy, indices, input_size, channels_last)
+
+    def fractional_max_pool(
+        self,
+        x: Tensor,
+        samples: Tensor,
+        kernel_size: tuple[int, ...],
+        output_size: tuple[int, ...],
+        with_indices: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        if x.dim() == 3:  # an image of height 1, whose first sample is the width's
+            y, indices = torch.ops.aten.fractional_max_pool2d(
+                x.unsqueeze(2), [1, *kernel_size], [1, *output_size], samples.expand(-1, -1, 2)
+            )
+            y, indices = y.squeeze(2), indices.squeeze(2)
+        else:
+            pool = torch.ops.aten.fractional_max_pool2d if x.dim() == 4 else torch.ops.aten.fractional_max_pool3d
+            y, indices = pool(x, list(kernel_size), list(output_size), samples)
+        kept = indices if with_indices else indices[:0]
+        return _in_layout(y, channels_last), _in_layout(kept, channels_last)

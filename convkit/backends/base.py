@@ -23,7 +23,13 @@ RAW_OPS = (
     "pool_indices",
     "avg_pool",
     "avg_pool_bwd",
+    "max_unpool",
+    "plane_gather",
+    "plane_scatter",
+    "fractional_max_pool",
 )
+#: Those that take or give flat int64 indices: row-major positions in the plane of one sample and channel.
+FLAT_OPS = ("max_unpool", "plane_gather", "plane_scatter", "fractional_max_pool")
 
 
 class Backend:
@@ -122,4 +128,34 @@ class Backend:
 
     def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         """The adjoint of avg_pool: result (N, C, *input_size)."""
+        raise NotImplementedError
+
+    def max_unpool(self, x: Tensor, indices: Tensor, output_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        """y[indices[o]] = x[o], zero elsewhere: result (N, C, *output_size); of equal indices the last o counts.
+
+        RuntimeError for an index outside of its plane.
+        """
+        raise NotImplementedError
+
+    def plane_gather(self, x: Tensor, indices: Tensor, channels_last: bool) -> Tensor:
+        """y[o] = x[indices[o]], of the indices' shape; 0 where an index lies outside of its plane."""
+        raise NotImplementedError
+
+    def plane_scatter(self, dy: Tensor, indices: Tensor, input_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        """The adjoint of plane_gather: result (N, C, *input_size), added in row-major order of o."""
+        raise NotImplementedError
+
+    def fractional_max_pool(
+        self,
+        x: Tensor,
+        samples: Tensor,
+        kernel_size: tuple[int, ...],
+        output_size: tuple[int, ...],
+        with_indices: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """(y, int64 indices): maxima of windows that start where ``samples`` (>= N, C, dims), of x's dtype, say.
+
+        Ties and NaN as in max_pool. Indices of y's shape and layout; an empty tensor where ``with_indices`` is False.
+        """
         raise NotImplementedError

@@ -101,6 +101,31 @@ def avg_pool_bwd(dy: Tensor, input_size: Sequence[int], packed: Sequence[int]) -
     return _result(dy, (*dy.shape[:2], *input_size), _pool(packed)[1])
 
 
+def max_unpool(x: Tensor, indices: Tensor, output_size: Sequence[int], channels_last: bool) -> Tensor:
+    return _result(x, (*x.shape[:2], *output_size), channels_last)
+
+
+def plane_gather(x: Tensor, indices: Tensor, channels_last: bool) -> Tensor:
+    return _result(x, indices.shape, channels_last)
+
+
+def plane_scatter(dy: Tensor, indices: Tensor, input_size: Sequence[int], channels_last: bool) -> Tensor:
+    return _result(dy, (*dy.shape[:2], *input_size), channels_last)
+
+
+def fractional_max_pool(
+    x: Tensor,
+    samples: Tensor,
+    kernel_size: Sequence[int],
+    output_size: Sequence[int],
+    with_indices: bool,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    size = (*x.shape[:2], *output_size)
+    index_size = size if with_indices else (0, *size[1:])
+    return _result(x, size, channels_last), _result(x, index_size, channels_last, torch.int64)
+
+
 KERNELS = (
     conv_fprop,
     conv_dgrad,
@@ -112,6 +137,10 @@ KERNELS = (
     pool_indices,
     avg_pool,
     avg_pool_bwd,
+    max_unpool,
+    plane_gather,
+    plane_scatter,
+    fractional_max_pool,
 )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends import fake
-from convkit.backends.base import RAW_OPS, Backend
+from convkit.backends.base import FLAT_OPS, RAW_OPS, Backend
 from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
@@ -78,6 +78,10 @@ class Native(Backend):
             self._indices = ops.pool_indices.default
             self._avg_pool = ops.avg_pool.default
             self._avg_pool_bwd = ops.avg_pool_bwd.default
+            self._max_unpool = ops.max_unpool.default
+            self._plane_gather = ops.plane_gather.default
+            self._plane_scatter = ops.plane_scatter.default
+            self._fractional_max_pool = ops.fractional_max_pool.default
             self._plan = ops.conv_plan.default
 
     def available(self) -> str | None:
@@ -103,6 +107,8 @@ class Native(Backend):
             allowed = FLOATING + INTEGRAL + COMPLEX
         elif op.startswith("avg"):
             allowed = (*FLOATING, torch.int64)
+        elif op in FLAT_OPS:
+            allowed = FLOATING
         else:
             allowed = FLOATING + INTEGRAL
         if dtype not in allowed:
@@ -163,3 +169,23 @@ class Native(Backend):
 
     def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         return self._avg_pool_bwd(dy, input_size, _pool_list(spec, channels_last))
+
+    def max_unpool(self, x: Tensor, indices: Tensor, output_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        return self._max_unpool(x, indices, output_size, channels_last)
+
+    def plane_gather(self, x: Tensor, indices: Tensor, channels_last: bool) -> Tensor:
+        return self._plane_gather(x, indices, channels_last)
+
+    def plane_scatter(self, dy: Tensor, indices: Tensor, input_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        return self._plane_scatter(dy, indices, input_size, channels_last)
+
+    def fractional_max_pool(
+        self,
+        x: Tensor,
+        samples: Tensor,
+        kernel_size: tuple[int, ...],
+        output_size: tuple[int, ...],
+        with_indices: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return self._fractional_max_pool(x, samples, kernel_size, output_size, with_indices, channels_last)

@@ -1,7 +1,7 @@
 """Convolution and pooling with torch.nn.functional's names, signatures, results and errors.
 
-Keyword-only extras of every function: ``backend`` (a name, see :func:`convkit.backend`) and ``strict``
-(RuntimeError unless the windows fit the padded input exactly). The padding of every function may also be
+Keyword-only extras: ``backend`` of every function (a name, see :func:`convkit.backend`), and ``strict`` where
+windows slide in even steps (RuntimeError unless they fit the padded input exactly); there the padding may also be
 (before, after) pairs, one per spatial dimension.
 """
 
@@ -12,6 +12,14 @@ from convkit.functional.convolution import (
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
+)
+from convkit.functional.fractional_pool import (
+    fractional_max_pool1d,
+    fractional_max_pool1d_with_indices,
+    fractional_max_pool2d,
+    fractional_max_pool2d_with_indices,
+    fractional_max_pool3d,
+    fractional_max_pool3d_with_indices,
 )
 from convkit.functional.pooling import (
     avg_pool1d,
@@ -24,6 +32,7 @@ from convkit.functional.pooling import (
     max_pool3d,
     max_pool3d_with_indices,
 )
+from convkit.functional.unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
     "avg_pool1d",
@@ -35,10 +44,19 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "fractional_max_pool1d",
+    "fractional_max_pool1d_with_indices",
+    "fractional_max_pool2d",
+    "fractional_max_pool2d_with_indices",
+    "fractional_max_pool3d",
+    "fractional_max_pool3d_with_indices",
     "max_pool1d",
     "max_pool1d_with_indices",
     "max_pool2d",
     "max_pool2d_with_indices",
     "max_pool3d",
     "max_pool3d_with_indices",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
 ]

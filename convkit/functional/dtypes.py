@@ -140,3 +140,16 @@ def check_pool_dtype(kind: str, ndim: int, input: Tensor, return_indices: bool) 
             raise _not_implemented("max_pool3d" if ndim == 3 else "max_pool2d", dtype)
     elif dtype is not torch.int64:
         raise _not_implemented("avg_pool3d_out_frame" if ndim == 3 else "avg_pool2d", dtype)
+
+
+def check_flat_dtype(where: str, input: Tensor) -> None:
+    """NotImplementedError unless the input is of a floating type, as unpooling and fractional pooling need it."""
+    if input.dtype not in FLOATING:
+        raise _not_implemented(where, input.dtype)
+
+
+def full_precision(input: Tensor) -> Tensor:
+    """``input`` as float32 where CPU autocast computes an operation so, which it does for 16-bit types."""
+    if input.dtype in (torch.float16, torch.bfloat16) and input.device.type == "cpu" and autocast_dtype(input):
+        return input.float()
+    return input

@@ -8,6 +8,7 @@ from convkit.nn.convolution import (
     LazyConv2d,
     LazyConv3d,
 )
+from convkit.nn.fractional_pool import FractionalMaxPool1d, FractionalMaxPool2d, FractionalMaxPool3d
 from convkit.nn.pooling import (
     AvgPool1d,
     AvgPool2d,
@@ -24,6 +25,7 @@ from convkit.nn.transposed import (
     LazyConvTranspose2d,
     LazyConvTranspose3d,
 )
+from convkit.nn.unpool import MaxUnpool1d, MaxUnpool2d, MaxUnpool3d
 
 __all__ = [
     "AvgPool1d",
@@ -35,6 +37,9 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "FractionalMaxPool1d",
+    "FractionalMaxPool2d",
+    "FractionalMaxPool3d",
     "LazyConv1d",
     "LazyConv2d",
     "LazyConv3d",
@@ -44,4 +49,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
 ]

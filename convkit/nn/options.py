@@ -24,10 +24,10 @@ class Options:
             self.backend = backend
 
     def extra_repr(self) -> str:
-        text: str = super().extra_repr()  # type: ignore[misc]
-        if self.strict:
-            text += ", strict=True"
-        return text if self.backend is None else f"{text}, backend={self.backend}"
+        parts: list[str] = [super().extra_repr()]  # type: ignore[misc]
+        parts += ["strict=True"] * self.strict
+        parts += [f"backend={self.backend}"] * (self.backend is not None)
+        return ", ".join(part for part in parts if part)
 
 
 def each_dimension(pairs: Any, ndim: int) -> tuple[tuple[int, int], ...]:

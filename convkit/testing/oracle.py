@@ -21,7 +21,11 @@ from convkit.testing.layouts import LAYOUTS
 from convkit.testing.tolerances import ACCUMULATE, gamma, summation, unit_roundoff
 
 #: Raw operations whose results are chosen or counted, never rounded.
-EXACT_OPS = ("max_pool", "pool_select", "pool_indices")
+EXACT_OPS = ("max_pool", "pool_select", "pool_indices", "max_unpool", "plane_gather", "fractional_max_pool")
+#: Arguments that name elements and are no data.
+NAMES = ("offsets", "indices")
+
+Sizes = tuple[int, ...]
 
 
 class Call(NamedTuple):
@@ -137,8 +141,8 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _map(call: Call, f: Any) -> Call:
-    """``f`` applied to every data tensor of the call; offsets stay as they are."""
-    changed = {k: f(a) if isinstance(a, Tensor) and k != "offsets" else a for k, a in call.arguments.items()}
+    """``f`` applied to every data tensor of the call; offsets and indices stay as they are."""
+    changed = {k: f(a) if isinstance(a, Tensor) and k not in NAMES else a for k, a in call.arguments.items()}
     return Call(call.op, changed)
 
 
@@ -167,6 +171,11 @@ def terms(call: Call) -> int:
         return _product(a["w"].shape[1:])
     if call.op == "conv_dgrad":
         return _product(a["w"].shape[2:]) * (a["w"].shape[0] // a["spec"].groups)
+    if call.op == "plane_scatter":
+        indices = a["indices"].flatten(2)
+        named = indices.clamp(0, _product(a["input_size"]) - 1)
+        most = torch.zeros(*indices.shape[:2], _product(a["input_size"])).scatter_add(2, named, torch.ones(named.shape))
+        return max(1, int(most.max())) if most.numel() else 1
     if call.op in ("conv_wgrad", "conv_bgrad"):
         return a["dy"].shape[0] * _product(a["dy"].shape[2:])
     return _product(a["spec"].kernel_size)  # a window's elements; as many windows at most share one element
@@ -196,11 +205,11 @@ def expect(call: Call, reference: Backend) -> tuple[Expectation, ...]:
     dtype = call.dtype
     # A choice needs no wider type; and the maximum of an empty window is the least value of the type itself.
     values = _map(call, lambda t: t.to(dtype if call.op in EXACT_OPS else wide(dtype))).run(reference)
-    if call.op == "max_pool":
+    if call.op in ("max_pool", "fractional_max_pool"):
         return (Expectation(values[0], None, dtype), Expectation(values[1], None, values[1].dtype))
     if call.op == "pool_indices":
         return (Expectation(values[0], None, torch.int64),)
-    if call.op == "pool_select" or not (dtype.is_floating_point or dtype.is_complex):
+    if call.op in EXACT_OPS or not (dtype.is_floating_point or dtype.is_complex):
         return (Expectation(values[0], None, dtype),)
     (size,) = _map(magnitude(call), lambda t: t.to(torch.float64)).run(reference)
     # An average divides, perhaps by multiplying with a rounded reciprocal: two roundings more.
@@ -217,7 +226,7 @@ def verify(call: Call, backend: Backend, reference: Backend) -> Iterator[tuple[E
     """Runs a call on a backend and pairs each result with what is expected of it."""
     results = call.run(backend)
     expectations = expect(call, reference)
-    if call.op == "max_pool" and not call.arguments["offsets"]:
+    if call.arguments.get({"max_pool": "offsets"}.get(call.op, "with_indices")) is False:  # a place holder
         expectations = expectations[:1]
     yield from zip(expectations, results)
 

@@ -8,11 +8,15 @@
 
 #include "core/conv_problem.h"
 #include "core/epilogue.h"
+#include "core/fractional_window.h"
 #include "core/pool_problem.h"
 #include "core/status.h"
 #include "core/tensor_view.h"
 
 namespace convkit {
+
+// What max_unpool returns for an index that names no element.
+constexpr Status kInvalidIndex{"invalid max index"};
 
 // The three tensors of a convolution; dx, dw and dy stand at the places of x, w and y.
 struct ConvTensors {
@@ -47,6 +51,17 @@ struct Launchers {
   Status (*avg_pool)(const PoolProblem&, const TensorView& x, const TensorView& y);
   // dx = adjoint of avg_pool
   Status (*avg_pool_bwd)(const PoolProblem&, const TensorView& dy, const TensorView& dx);
+  // y[indices[o]] = x[o] by flat indices, of equal ones the last; zero elsewhere. kInvalidIndex if one lies outside
+  // of y's planes: *invalid is the last of them, and y is undefined
+  Status (*max_unpool)(const TensorView& x, const TensorView& indices, const TensorView& y, int64_t* invalid);
+  // y[o] = x[indices[o]] by flat indices, 0 where an index lies outside of x's planes
+  Status (*plane_gather)(const TensorView& x, const TensorView& indices, const TensorView& y);
+  // dx = adjoint of plane_gather
+  Status (*plane_scatter)(const TensorView& dy, const TensorView& indices, const TensorView& dx);
+  // y = maxima of windows that samples place, indices = their flat positions; indices.data may be nullptr.
+  // samples is a view of N C 1 1 (values per plane)
+  Status (*fractional_max_pool)(const FractionalProblem&, const TensorView& x, const TensorView& samples,
+                                const TensorView& y, const TensorView& indices);
 };
 
 namespace cpu {

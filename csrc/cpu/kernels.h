@@ -42,5 +42,11 @@ Status pool_indices(const PoolProblem&, const TensorView& offsets, const TensorV
 Status avg_pool(const PoolProblem&, const TensorView& x, const TensorView& y);
 Status avg_pool_bwd(const PoolProblem&, const TensorView& dy, const TensorView& dx);
 
+Status max_unpool(const TensorView& x, const TensorView& indices, const TensorView& y, int64_t* invalid);
+Status plane_gather(const TensorView& x, const TensorView& indices, const TensorView& y);
+Status plane_scatter(const TensorView& dy, const TensorView& indices, const TensorView& dx);
+Status fractional_max_pool(const FractionalProblem&, const TensorView& x, const TensorView& samples,
+                           const TensorView& y, const TensorView& indices);
+
 }  // namespace CONVKIT_ISA
 }  // namespace convkit

@@ -52,8 +52,9 @@ const char* conv_algorithm(int64_t number) {
 
 extern const Launchers kLaunchers;
 const Launchers kLaunchers = {
-    conv_fprop, conv_dgrad,  conv_wgrad,      conv_bgrad,   conv_plan, conv_algorithm,
-    max_pool,   pool_select, pool_select_bwd, pool_indices, avg_pool,  avg_pool_bwd,
+    conv_fprop, conv_dgrad,   conv_wgrad,      conv_bgrad,          conv_plan, conv_algorithm,
+    max_pool,   pool_select,  pool_select_bwd, pool_indices,        avg_pool,  avg_pool_bwd,
+    max_unpool, plane_gather, plane_scatter,   fractional_max_pool,
 };
 
 }  // namespace CONVKIT_ISA

@@ -4,6 +4,7 @@
 // the cheapest to pass. SymInt keeps one compiled graph for all sizes under torch.compile.
 #include "torch/conv.h"
 #include "torch/pool.h"
+#include "torch/pool_flat.h"
 
 namespace cb = convkit::binding;
 
@@ -23,6 +24,12 @@ STABLE_TORCH_LIBRARY(convkit, m) {
   m.def("pool_indices(Tensor offsets, SymInt[] input_size, SymInt[] spec) -> Tensor");
   m.def("avg_pool(Tensor x, SymInt[] spec) -> Tensor");
   m.def("avg_pool_bwd(Tensor dy, SymInt[] input_size, SymInt[] spec) -> Tensor");
+  m.def("max_unpool(Tensor x, Tensor indices, SymInt[] output_size, bool channels_last) -> Tensor");
+  m.def("plane_gather(Tensor x, Tensor indices, bool channels_last) -> Tensor");
+  m.def("plane_scatter(Tensor dy, Tensor indices, SymInt[] input_size, bool channels_last) -> Tensor");
+  m.def(
+      "fractional_max_pool(Tensor x, Tensor samples, SymInt[] kernel_size, SymInt[] output_size, bool with_indices, "
+      "bool channels_last) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
@@ -38,4 +45,8 @@ STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
   m.impl("pool_indices", TORCH_BOX(&cb::pool_indices));
   m.impl("avg_pool", TORCH_BOX(&cb::avg_pool));
   m.impl("avg_pool_bwd", TORCH_BOX(&cb::avg_pool_bwd));
+  m.impl("max_unpool", TORCH_BOX(&cb::max_unpool));
+  m.impl("plane_gather", TORCH_BOX(&cb::plane_gather));
+  m.impl("plane_scatter", TORCH_BOX(&cb::plane_scatter));
+  m.impl("fractional_max_pool", TORCH_BOX(&cb::fractional_max_pool));
 }

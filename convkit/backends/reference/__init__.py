@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import torch
 
+from convkit.backends.base import FLAT_OPS
 from convkit.backends.reference.convolution import ConvolutionReference, apply_epilogue
+from convkit.backends.reference.flat import FlatReference
 from convkit.backends.reference.pooling import PoolingReference
 from convkit.problem import ConvSpec, PoolSpec
 
 __all__ = ["Reference", "apply_epilogue"]
 
 
-class Reference(ConvolutionReference, PoolingReference):
+class Reference(ConvolutionReference, PoolingReference, FlatReference):
     name = "reference"
 
     def supports(
@@ -27,6 +29,8 @@ class Reference(ConvolutionReference, PoolingReference):
             return f"no {op} for {dtype}"
         if not op.startswith("conv") and dtype.is_complex:
             return f"no {op} for {dtype}: complex numbers have no order, and PyTorch does not pool them"
+        if op in FLAT_OPS and not dtype.is_floating_point:
+            return f"no {op} for {dtype}: PyTorch has it for floating types"
         if isinstance(spec, ConvSpec) and spec.activation and (dtype.is_complex or not dtype.is_floating_point):
             return f"no activation for {dtype}"
         if isinstance(spec, ConvSpec) and spec.algorithm:
