@@ -8,7 +8,9 @@ each output.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import product
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,9 @@ def conv_wgrad(dy: np.ndarray, x: np.ndarray, kernel: Index, spec: Any) -> np.nd
 
 def pool_windows(size: Index, spec: Any) -> Iterator[tuple[Index, list[tuple[int, Index]], int]]:
     """For each output position: the (tap number, pixel) pairs inside the input, and the padded window's size."""
+    if spec.output_size:
+        yield from adaptive_windows(size, spec)
+        return
     per_dim = []
     for length, k, s, before, after, d in zip(
         size, spec.kernel_size, spec.stride, spec.pad_before, spec.pad_after, spec.dilation
@@ -99,7 +104,22 @@ def pool_windows(size: Index, spec: Any) -> Iterator[tuple[Index, list[tuple[int
         yield position, taps, counted
 
 
+def adaptive_windows(size: Index, spec: Any) -> Iterator[tuple[Index, list[tuple[int, Index]], int]]:
+    """Window o of O over L elements holds those from floor(o L / O) on, up to but without ceil((o + 1) L / O)."""
+    for position in product(*(range(out) for out in spec.output_size)):
+        taps = []
+        for number, tap in enumerate(product(*(range(k) for k in spec.kernel_size))):
+            starts = [floor(Fraction(o * n, out)) for o, n, out in zip(position, size, spec.output_size)]
+            ends = [ceil(Fraction((o + 1) * n, out)) for o, n, out in zip(position, size, spec.output_size)]
+            pixel = tuple(start + t for start, t in zip(starts, tap))
+            if all(p < end for p, end in zip(pixel, ends)):
+                taps.append((number, pixel))
+        yield position, taps, len(taps)
+
+
 def output_size(size: Index, spec: Any) -> Index:
+    if spec.output_size:
+        return tuple(spec.output_size)
     positions = [position for position, _, _ in pool_windows(size, spec)]
     return tuple(p + 1 for p in positions[-1])
 

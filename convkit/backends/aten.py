@@ -14,6 +14,20 @@ from convkit.backends.reference import Reference, apply_epilogue
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, conv_transpose_output_size, offset_bytes
 
 _reference = Reference()
+_ADAPTIVE = {
+    2: {
+        "avg": torch.ops.aten._adaptive_avg_pool2d,
+        "avg_bwd": torch.ops.aten._adaptive_avg_pool2d_backward,
+        "max": torch.ops.aten.adaptive_max_pool2d,
+        "max_bwd": torch.ops.aten.adaptive_max_pool2d_backward,
+    },
+    3: {
+        "avg": torch.ops.aten._adaptive_avg_pool3d,
+        "avg_bwd": torch.ops.aten._adaptive_avg_pool3d_backward,
+        "max": torch.ops.aten.adaptive_max_pool3d,
+        "max_bwd": torch.ops.aten.adaptive_max_pool3d_backward,
+    },
+}
 _AVG_BACKWARD = {2: torch.ops.aten.avg_pool2d_backward, 3: torch.ops.aten.avg_pool3d_backward}
 _MAX_FORWARD = {2: torch.ops.aten.max_pool2d_with_indices, 3: torch.ops.aten.max_pool3d_with_indices}
 _MAX_BACKWARD = {
@@ -50,7 +64,13 @@ def _two_dimensional(spec: PoolSpec) -> PoolSpec:
         pad_before=(0, *spec.pad_before),
         pad_after=(0, *spec.pad_after),
         dilation=(1, *spec.dilation),
+        output_size=(1, *spec.output_size) if spec.output_size else (),
     )
+
+
+def _window_starts(length: int, out: int, dim: int, spec: PoolSpec, device: torch.device) -> Tensor:
+    window = torch.arange(out, device=device)
+    return window * length // out if spec.output_size else window * spec.stride[dim] - spec.pad_before[dim]
 
 
 class Aten(Backend):
@@ -68,6 +88,8 @@ class Aten(Backend):
             return "pools with the same padding before and after only"
         if isinstance(spec, PoolSpec) and op.startswith("avg") and any(d != 1 for d in spec.dilation):
             return "has no dilation for avg_pool"
+        if isinstance(spec, PoolSpec) and spec.output_size and not dtype.is_floating_point:
+            return f"has no adaptive pooling for {dtype}"
         if op == "conv_wgrad" and not (dtype.is_floating_point or dtype.is_complex):
             return f"no {op} for {dtype}"
         return _reference.supports(op, dtype, device, spec)
@@ -147,15 +169,18 @@ class Aten(Backend):
         if x.dim() == 3:
             y, o = self.max_pool(x.unsqueeze(2), _two_dimensional(spec), offsets, False)
             return y.squeeze(2), o.squeeze(2)
-        y, indices = _MAX_FORWARD[x.dim() - 2](
-            x, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation, spec.ceil_mode
-        )
+        if spec.output_size:
+            y, indices = _ADAPTIVE[x.dim() - 2]["max"](x, spec.output_size)
+        else:
+            y, indices = _MAX_FORWARD[x.dim() - 2](
+                x, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation, spec.ceil_mode
+            )
         size, dtype = x.shape[2:], OFFSET_DTYPES[offset_bytes(spec.kernel_size)]
         offset = torch.zeros_like(indices)
         plane = prod(size)
         for d, (length, kernel) in enumerate(zip(size, spec.kernel_size)):
             plane //= length
-            start = torch.arange(y.shape[2 + d], device=x.device) * spec.stride[d] - spec.pad_before[d]
+            start = _window_starts(length, y.shape[2 + d], d, spec, x.device)
             start = start.view(-1, *(1,) * (len(size) - 1 - d))
             offset = offset * kernel + (indices // plane % length - start) // spec.dilation[d]
         kept = (offset if offsets else offset[:0]).to(dtype)
@@ -175,6 +200,9 @@ class Aten(Backend):
             return dx.squeeze(2)
         indices = self.pool_indices(offsets, input_size, spec, channels_last)
         x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
+        if spec.output_size:
+            dx = _ADAPTIVE[dy.dim() - 2]["max_bwd"](_in_layout(dy, channels_last), x, indices)
+            return _in_layout(dx, channels_last)
         dx = _MAX_BACKWARD[dy.dim() - 2](
             _in_layout(dy, channels_last),
             x,
@@ -193,6 +221,8 @@ class Aten(Backend):
     def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
         if x.dim() == 3:
             return self.avg_pool(x.unsqueeze(2), _two_dimensional(spec), False).squeeze(2)
+        if spec.output_size:
+            return _in_layout(_ADAPTIVE[x.dim() - 2]["avg"](x, spec.output_size), channels_last)
         forward = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
         y = forward(
             x,
@@ -209,6 +239,8 @@ class Aten(Backend):
         if dy.dim() == 3:
             return self.avg_pool_bwd(dy.unsqueeze(2), (1, *input_size), _two_dimensional(spec), False).squeeze(2)
         x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
+        if spec.output_size:
+            return _in_layout(_ADAPTIVE[dy.dim() - 2]["avg_bwd"](_in_layout(dy, channels_last), x), channels_last)
         dx = _AVG_BACKWARD[dy.dim() - 2](
             _in_layout(dy, channels_last),
             x,

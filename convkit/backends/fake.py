@@ -26,8 +26,10 @@ def _conv(packed: Sequence[int]) -> tuple[ConvSpec, bool]:
 
 
 def _pool(packed: Sequence[int]) -> tuple[PoolSpec, bool]:
-    (kernel, stride, before, after, dilation), scalars = _unpack(packed, 5)
-    return PoolSpec(kernel, stride, before, after, dilation, bool(scalars[0])), bool(scalars[-1])
+    (kernel, stride, before, after, dilation, out), scalars = _unpack(packed, 6)
+    adaptive = out if out[0] >= 0 else ()
+    spec = PoolSpec(kernel, stride, before, after, dilation, bool(scalars[0]), output_size=adaptive)
+    return spec, bool(scalars[-1])
 
 
 def _result(like: Tensor, size: Sequence[int], channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:

@@ -153,3 +153,19 @@ def full_precision(input: Tensor) -> Tensor:
     if input.dtype in (torch.float16, torch.bfloat16) and input.device.type == "cpu" and autocast_dtype(input):
         return input.float()
     return input
+
+
+def check_adaptive_pool_dtype(kind: str, input: Tensor, output_size: tuple[int, ...]) -> None:
+    """Refuses dtypes as PyTorch's CPU kernels do; an average over everything is a mean to it."""
+    dtype = input.dtype
+    if dtype in FLOATING:
+        return
+    if kind == "avg" and all(n == 1 for n in output_size):
+        if dtype in COMPLEX:
+            return
+        raise RuntimeError(
+            "mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
+            f"Got: {dtype_name(dtype)}"
+        )
+    op = f"adaptive_{kind}_pool"
+    raise _not_implemented(f"{op}3d_cpu" if len(output_size) == 3 else f"{op}2d", dtype)

@@ -6,8 +6,10 @@ family with PyTorch's messages.
 """
 
 from convkit.problem.shapes import (
+    adaptive_pool_spec,
     conv_output_size,
     conv_transpose_output_size,
+    largest_window,
     pool_output_size,
 )
 from convkit.problem.specs import (
@@ -25,8 +27,10 @@ __all__ = [
     "PADDING_MODES",
     "ConvSpec",
     "PoolSpec",
+    "adaptive_pool_spec",
     "conv_output_size",
     "conv_transpose_output_size",
+    "largest_window",
     "offset_bytes",
     "pack_conv",
     "pack_pool",

@@ -34,6 +34,7 @@ DTYPE_NAMES = {  # torch.dtype -> the name that PyTorch's C++ messages print
 }
 # Where PyTorch's message counts positions: operands everywhere; max_pool* hand all arguments on by position.
 _POSITIONS = {"input": 1, "weight": 2, "bias": 3, "kernel_size": 2, "indices": 2, "output_size": 3, "random_samples": 4}
+_ADAPTIVE_POSITIONS = {"input": 1, "output_size": 2}
 _MAX_POOL_POSITIONS = {**_POSITIONS, "stride": 3, "padding": 4, "dilation": 5, "ceil_mode": 6}
 
 
@@ -54,6 +55,7 @@ def wrong_type(op: str, name: str, value: Any, expected: str, allowed: str) -> T
         start = f"{op}() received an invalid combination of arguments - got (Tensor, Tensor, {name}={got})"
         return TypeError(f"{start}; argument '{name}' must be {allowed}, not {got}")
     positions = _MAX_POOL_POSITIONS if op.startswith("max_pool") else _POSITIONS
+    positions = _ADAPTIVE_POSITIONS if op.startswith("adaptive") else positions
     position = f" (position {positions[name]})" if name in positions else ""
     if position and expected != "Tensor" and isinstance(value, (tuple, list)) and value:
         got = f"but found element of type {_type_name(value[0])} at pos 0"

@@ -68,7 +68,7 @@ def plan_max_pool(
     if plain_1d:
         _check_max_pool1d_dims(shape)
     elif ndim == 1:
-        _check_dim_range(base, shape)
+        check_dim_range(base, shape)
     windows = _expand_max_pool1d(raw) if plain_1d else _expand(base, ndim, raw)
     if plain_1d:
         _check_max_pool1d(shape, windows)
@@ -115,7 +115,7 @@ def plan_avg_pool(
     )
     raw = _Windows(kernel, strides or (), *before_and_after(pads), dilations)
     if ndim == 1:
-        _check_dim_range(op, shape)
+        check_dim_range(op, shape)
     windows = _expand(op, ndim, raw)
     if ndim == 1:
         _check_2d((*shape[:-1], 1, shape[-1]), windows.as_2d(), ceil, "avg_pool2d", divisor)
@@ -179,7 +179,7 @@ def _expand_max_pool1d(raw: _Windows) -> _Windows:
     return raw._replace(stride=raw.stride or raw.kernel_size)
 
 
-def _check_dim_range(op: str, shape: Ints) -> None:
+def check_dim_range(op: str, shape: Ints) -> None:
     if len(shape) not in (2, 3):
         raise RuntimeError(
             f"Expected 2 to 3 dimensions, but got {len(shape)}-dimensional tensor for argument #1 'self' "

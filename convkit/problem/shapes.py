@@ -31,7 +31,10 @@ def pool_output_size(size: tuple[int, ...], spec: PoolSpec) -> tuple[int, ...]:
     """floor or ceil of (L + before + after - d(k-1) - 1) / s, plus 1.
 
     In ceil mode the last window is dropped if it starts at or beyond ``L + before``.
+    Adaptive windows say it themselves.
     """
+    if spec.output_size:
+        return spec.output_size
     out = []
     for length, k, s, before, after, d in zip(
         size, spec.kernel_size, spec.stride, spec.pad_before, spec.pad_after, spec.dilation
@@ -42,6 +45,21 @@ def pool_output_size(size: tuple[int, ...], spec: PoolSpec) -> tuple[int, ...]:
             count -= 1
         out.append(count)
     return tuple(out)
+
+
+def largest_window(length: int, out: int) -> int:
+    """The size of the largest adaptive window; 1 where there is none."""
+    if out == 0:
+        return 1
+    rest = length % out
+    return length // out + (0 if rest == 0 else 1 if out % rest == 0 else 2)
+
+
+def adaptive_pool_spec(size: tuple[int, ...], output_size: tuple[int, ...]) -> PoolSpec:
+    """The spec of adaptive windows from spatial size to spatial size; an average divides by a window's elements."""
+    kernel = tuple(largest_window(length, out) for length, out in zip(size, output_size))
+    ones, zeros = (1,) * len(size), (0,) * len(size)
+    return PoolSpec(kernel, ones, zeros, zeros, ones, count_include_pad=False, output_size=output_size)
 
 
 def same_padding(

@@ -31,7 +31,11 @@ class ConvSpec(NamedTuple):
 
 
 class PoolSpec(NamedTuple):
-    """A sliding window reduction; every spatial value is in (d, h, w) order, one entry per dimension."""
+    """A reduction of windows; every spatial value is in (d, h, w) order, one entry per dimension.
+
+    Windows slide, unless ``output_size`` is given: then they are adaptive, window o of O over a length L being
+    [floor(o L / O), ceil((o + 1) L / O)), and ``kernel_size`` must be the size of the largest.
+    """
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -41,6 +45,7 @@ class PoolSpec(NamedTuple):
     ceil_mode: bool = False
     count_include_pad: bool = True
     divisor_override: int = 0  # 0: none
+    output_size: tuple[int, ...] = ()  # of adaptive windows
 
 
 def pack_conv(spec: ConvSpec, channels_last: bool) -> list[int]:
@@ -68,6 +73,7 @@ def pack_pool(spec: PoolSpec, channels_last: bool) -> list[int]:
         *spec.pad_before,
         *spec.pad_after,
         *spec.dilation,
+        *(spec.output_size or (-1,) * len(spec.kernel_size)),
         int(spec.ceil_mode),
         int(spec.count_include_pad),
         spec.divisor_override,

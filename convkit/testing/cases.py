@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convkit.problem import ConvSpec, PoolSpec, conv_output_size, conv_transpose_output_size, pool_output_size
+from convkit.problem import (
+    ConvSpec,
+    PoolSpec,
+    adaptive_pool_spec,
+    conv_output_size,
+    conv_transpose_output_size,
+    pool_output_size,
+)
 
 Sizes = tuple[int, ...]
 PerDim = int | Sizes
@@ -86,18 +93,22 @@ class TransposedCase:
 
 @dataclass(frozen=True)
 class PoolCase:
-    """A pooling of an input (N, C, *spatial); the last two fields concern average pooling only."""
+    """A pooling of an input (N, C, *spatial); count_include_pad and divisor_override concern averages only.
+
+    ``output_size`` stands for adaptive windows, and then all fields between are left as they are.
+    """
 
     name: str
     why: str
     input: Sizes
-    kernel: PerDim
+    kernel: PerDim = 1
     stride: PerDim | None = None  # None: the kernel size
     padding: Padding = 0
     dilation: PerDim = 1
     ceil_mode: bool = False
     count_include_pad: bool = True
     divisor_override: int = 0
+    output_size: PerDim | None = None
 
     @property
     def dims(self) -> int:
@@ -105,6 +116,8 @@ class PoolCase:
 
     @property
     def spec(self) -> PoolSpec:
+        if self.output_size is not None:
+            return adaptive_pool_spec(self.input[2:], _each(self.output_size, self.dims))
         before, after = _pads(self.padding, self.dims)
         kernel = _each(self.kernel, self.dims)
         stride = kernel if self.stride is None else _each(self.stride, self.dims)

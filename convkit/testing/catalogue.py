@@ -4,6 +4,7 @@ Sizes are small on purpose: slow implementations (interpreters, emulators) run t
 differ between the dimensions wherever a kernel could mix them up.
 """
 
+from convkit.testing.adaptive import ADAPTIVE
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 
 CONVOLUTIONS = (
@@ -396,4 +397,5 @@ POOLS = (
     PoolCase("offsets_2_bytes", "a window whose offsets need two bytes", (1, 2, 20, 19), (17, 16), (2, 3)),
     PoolCase("offsets_2_bytes_3d", "a volume whose offsets need two bytes", (1, 1, 6, 7, 8), (6, 7, 7), 1, 1),
     PoolCase("batch_0", "an empty batch", (0, 3, 6, 7), 3, 2, 1),
+    *ADAPTIVE,
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
-from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec
+from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec, largest_window
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.layouts import LAYOUTS
 from convkit.testing.tolerances import ACCUMULATE, gamma, summation, unit_roundoff
@@ -178,7 +178,10 @@ def terms(call: Call) -> int:
         return max(1, int(most.max())) if most.numel() else 1
     if call.op in ("conv_wgrad", "conv_bgrad"):
         return a["dy"].shape[0] * _product(a["dy"].shape[2:])
-    return _product(a["spec"].kernel_size)  # a window's elements; as many windows at most share one element
+    spec = a["spec"]
+    if spec.output_size and call.op.endswith("bwd"):
+        return _product(tuple(largest_window(out, n) for out, n in zip(spec.output_size, a["input_size"])))
+    return _product(spec.kernel_size)  # a window's elements; as many sliding windows at most share one element
 
 
 def _epilogue_roundings(call: Call) -> int:

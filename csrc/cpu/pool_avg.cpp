@@ -5,6 +5,7 @@
 // Limits    floating dtypes and int64 (truncating division).
 #include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_columns.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows.h"
 #include "cpu/pool_rows_bwd.h"
@@ -30,6 +31,7 @@ Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) 
     const TensorView none{};
     if (channels_apply<AvgOp, T, false>(x, y, none)) return pool_channels<AvgOp, T, false>(p, x, y, none);
     if (plane_applies(p, x)) return pool_plane<AvgOp, T, false>(p, x, y, none);
+    if (columns_apply(p)) return pool_columns<AvgOp, T, false>(p, x, y, none);
     return pool_rows<AvgOp, T, false>(p, x, y, none);
   });
 }

@@ -105,7 +105,7 @@ template <typename Policy, typename T, bool kOffsets>
 Status pool_channels(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
   const ChannelPool<Policy, T, kOffsets> pool{p, x, y, offsets};
   const int64_t rows = p.out[0] * p.out[1];
-  for_units(p.n * rows, p.c * p.out[2] * p.stride[2] * p.stride[1], [&](int64_t begin, int64_t end) {
+  for_units(p.n * rows, p.c * p.out[2] * window_step(p, 2) * window_step(p, 1), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pool.row(i / rows, i % rows / p.out[1], i % p.out[1]);
   });
   return kOk;
@@ -124,7 +124,7 @@ struct ReaderTables {
 
   void carve(Carver& c, const PoolProblem& p) {
     int64_t most[3];
-    for (int i = 0; i < 3; ++i) most[i] = (p.kernel[i] - 1) * p.dilation[i] / p.stride[i] + 1;
+    for (int i = 0; i < 3; ++i) most[i] = most_covering(p, i);
     c.take(&begin, p.in[2] + 1);
     c.take(&window, p.in[2] * most[2]);
     c.take(&tap, p.in[2] * most[2]);

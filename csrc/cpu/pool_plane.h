@@ -2,11 +2,11 @@
 //
 // Computes  y = policy over all elements of a plane;  dx[i] = dy where i was chosen, or dy / divisor
 // Layout    planes contiguous in x (dx); y, dy and offsets any
-// Mapping   a unit is a plane: vectors along it, then the lanes in order of position
+// Mapping   a unit is a plane: vectors along it; the lanes of as many planes as a vector has are reduced together
 // Limits    one window without padding that covers the plane exactly: the offset is the position in the plane
 #pragma once
 
-#include "cpu/pool_tasks.h"
+#include "cpu/pool_lanes.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -26,71 +26,62 @@ CONVKIT_INLINE int64_t plane_divisor(const PoolProblem& p) {
   return divisor_taps(p, 0, 0) * divisor_taps(p, 1, 0) * divisor_taps(p, 2, 0);
 }
 
-template <typename A>
-CONVKIT_INLINE Vec<tap_t<A>> lane_numbers() {
-  Vec<tap_t<A>> v;
-  for (int i = 0; i < Lanes<A>::count; ++i) v[i] = static_cast<tap_t<A>>(i);
-  return v;
-}
+// Steps through planes without a division for each.
+struct Plane {
+  int64_t n, c;
+  CONVKIT_INLINE Plane(const PoolProblem& p, int64_t plane) : n(plane / p.c), c(plane % p.c) {}
+  CONVKIT_INLINE void next(const PoolProblem& p) {
+    if (++c == p.c) c = 0, ++n;
+  }
+  CONVKIT_INLINE int64_t offset(const TensorView& t) const { return n * t.stride[kN] + c * t.stride[kC]; }
+};
 
-// A vector of src with `pad` from element n on.
-template <typename T>
-CONVKIT_INLINE Vec<pool_accumulate_t<T>> load_padded(const T* src, int64_t n, pool_accumulate_t<T> pad) {
-  using A = pool_accumulate_t<T>;
-  if (n >= Lanes<A>::count) return load_vec(src);
-  return lane_numbers<A>() < splat<tap_t<A>>(static_cast<tap_t<A>>(n)) ? load_part(src, n) : splat<A>(pad);
-}
-
+// One plane as a vector of partial results, and the positions that they come from.
 template <typename Policy, typename T, bool kOffsets>
-CONVKIT_INLINE void reduce_plane(const T* src, int64_t count, pool_accumulate_t<T>* value, int64_t* chosen) {
+CONVKIT_INLINE void reduce_plane(const T* src, int64_t count, Vec<pool_accumulate_t<T>>* v,
+                                 Vec<tap_t<pool_accumulate_t<T>>>* at) {
   using A = pool_accumulate_t<T>;
   using I = tap_t<A>;
   constexpr int lanes = Lanes<A>::count;
   const A pad = pad_value<Policy, T>();
-  Vec<A> v = load_padded(src, count, pad);
-  if constexpr (kOffsets) {
-    const Vec<I> first = lane_numbers<A>();
-    Vec<I> at = first;
-    for (int64_t i = lanes; i < count; i += lanes)
-      Policy::choose(v, at, load_padded(src + i, count - i, pad), first + splat<I>(static_cast<I>(i)));
-    // Lanes are not in order of position: of equal values the earlier one counts, of NaN the later.
-    A best = v[0];
-    I where = at[0];
-    const int64_t used = lesser(lanes, count);
-    for (int64_t i = 1; i < used; ++i) {
-      const A candidate = v[i];
-      const bool later = at[i] > where, nan = best != best;
-      if (candidate != candidate ? (!nan || later) : (candidate > best || (candidate == best && !later))) {
-        best = candidate;
-        where = at[i];
-      }
-    }
-    *value = best;
-    *chosen = where;
-  } else {
-    for (int64_t i = lanes; i < count; i += lanes) Policy::reduce(v, load_padded(src + i, count - i, pad));
-    A all = v[0];
-    for (int i = 1; i < lanes; ++i) {
-      const A lane = v[i];
-      Policy::reduce(all, lane);
-    }
-    *value = all;
+  *v = load_padded(src, count, pad);
+  *at = lane_numbers<A>();
+  for (int64_t i = lanes; i < count; i += lanes) {
+    const Vec<A> next = load_padded(src + i, count - i, pad);
+    if constexpr (kOffsets)
+      Policy::choose(*v, *at, next, lane_numbers<A>() + splat<I>(static_cast<I>(i)));
+    else
+      Policy::reduce(*v, next);
   }
 }
 
 template <typename Policy, typename T, bool kOffsets>
 Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
   using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+  constexpr int64_t lanes = Lanes<A>::count;
   const int64_t count = volume(p.in);
-  const A divisor = Policy::kDivides ? static_cast<A>(plane_divisor(p)) : A{1};
+  const Vec<A> divisor = splat<A>(Policy::kDivides ? static_cast<A>(plane_divisor(p)) : A{1});
   for_units(p.n * p.c, count, [&](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane) {
-      A value;
-      int64_t chosen = 0;
-      reduce_plane<Policy, T, kOffsets>(data<T>(x) + plane_offset(p, x, plane), count, &value, &chosen);
-      store_one(data<T>(y) + plane_offset(p, y, plane), Policy::kDivides ? static_cast<A>(value / divisor) : value);
+    Plane from(p, begin), to(p, begin);
+    for (int64_t plane = begin; plane < end; plane += lanes) {
+      const int64_t planes = lesser(lanes, end - plane);
+      Vec<A> v[lanes];
+      Vec<I> at[lanes];
+      for (int64_t k = 0; k < lanes; ++k) {  // of the last planes, some more than once
+        reduce_plane<Policy, T, kOffsets>(data<T>(x) + from.offset(x), count, v + k, at + k);
+        if (k + 1 < planes) from.next(p);
+      }
+      from.next(p);
       if constexpr (kOffsets)
-        store_tap(offsets.data, plane_offset(p, offsets, plane), dtype_bytes(offsets.dtype), chosen);
+        choose_lanes<A>(v, at);
+      else
+        reduce_lanes<Policy, A>(v);
+      if constexpr (Policy::kDivides) v[0] = v[0] / divisor;
+      for (int64_t k = 0; k < planes; ++k, to.next(p)) {
+        store_one(data<T>(y) + to.offset(y), static_cast<A>(v[0][k]));
+        if constexpr (kOffsets) store_tap(offsets.data, to.offset(offsets), dtype_bytes(offsets.dtype), at[0][k]);
+      }
     }
   });
   return kOk;
@@ -104,12 +95,13 @@ Status spread_plane(const PoolProblem& p, const TensorView& dy, const TensorView
   const int64_t count = volume(p.in);
   const A divisor = kSelect ? A{1} : static_cast<A>(plane_divisor(p));
   for_units(p.n * p.c, count, [&](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane) {
-      T* to = data<T>(dx) + plane_offset(p, dx, plane);
-      const A value = load_one(data<T>(dy) + plane_offset(p, dy, plane));
+    Plane plane(p, begin);
+    for (int64_t i = begin; i < end; ++i, plane.next(p)) {
+      T* to = data<T>(dx) + plane.offset(dx);
+      const A value = load_one(data<T>(dy) + plane.offset(dy));
       const Vec<A> v = splat<A>(kSelect ? value : static_cast<A>(value / divisor));
       if constexpr (kSelect) {
-        const int64_t chosen = load_tap(offsets.data, plane_offset(p, offsets, plane), dtype_bytes(offsets.dtype));
+        const int64_t chosen = load_tap(offsets.data, plane.offset(offsets), dtype_bytes(offsets.dtype));
         for (int64_t i = 0; i < count; i += lanes) {
           const Vec<I> here = splat<I>(static_cast<I>(chosen - i));
           store_up_to(to + i, lane_numbers<A>() == here ? v : Vec<A>{}, count - i);

@@ -8,6 +8,8 @@
 //           row is made phase by phase: in phase f of stride s lie the elements that taps t = f, f + s, ... read, so
 //           each is a sum of shifted rows; the phases are then interleaved into dx. Windows are added in row major
 //           order, as a scatter would.
+//           Adaptive windows and large strides: a row of dy is spread over the positions that read it when it is
+//           staged, once for each of the windows that can read one position. There is one phase, and no shift.
 #pragma once
 
 #include "cpu/pool_staging.h"
@@ -22,30 +24,47 @@ struct GatherPlan {
   int64_t rows, band, bands;      // input rows (d, h), rows per band
   int64_t reach;                  // by how many positions the last tap is shifted
   int64_t slot, width, pitch;     // positions per plane, per phase, per staged row
+  bool spread;                    // whether rows are spread when they are staged
+  int64_t readers;                // then: windows that can read one position
   int64_t ring_d, ring_h;         // windows that can read one input row
   CONVKIT_INLINE int64_t units() const { return groups * tiles * bands; }
 };
+
+// What follows from the columns: how many groups of planes, and which rows.
+CONVKIT_INLINE GatherPlan finish_plan(const PoolProblem& p, GatherPlan r) {
+  r.groups = ceil_div(r.planes, r.group);
+  r.ring_d = most_covering(p, 0);
+  r.ring_h = most_covering(p, 1);
+  r.rows = p.in[0] * p.in[1];
+  const int64_t bands = band_count(r.groups * r.tiles, r.rows, r.group * r.columns * (r.spread ? 1 : p.stride[2]));
+  r.band = ceil_div(r.rows, bands);
+  r.bands = ceil_div(r.rows, r.band);
+  return r;
+}
 
 CONVKIT_INLINE GatherPlan plan_gather(const PoolProblem& p, int64_t lanes) {
   constexpr int64_t kColumns = 1024;
   const int64_t s = p.stride[2], positions = ceil_div(p.in[2] + p.pad_before[2], s);
   GatherPlan r{};
   r.planes = p.n * p.c;
+  r.spread = p.adaptive || s > kShuffledStride;
+  if (r.spread) {
+    r.columns = r.slot = p.in[2];
+    r.tiles = 1;
+    r.group = planes_abreast(r.planes, r.slot, lanes);
+    r.width = round_up(r.group * r.slot, lanes);
+    r.readers = most_covering(p, 2);
+    r.pitch = r.readers * r.width;
+    return finish_plan(p, r);
+  }
   r.columns = lesser(positions, kColumns);
   r.tiles = ceil_div(positions, r.columns);
   r.reach = (p.kernel[2] - 1) * p.dilation[2] / s;
   r.slot = r.reach + r.columns;
   r.group = r.tiles == 1 ? planes_abreast(r.planes, r.slot, lanes) : 1;
-  r.groups = ceil_div(r.planes, r.group);
   r.width = round_up(r.group == 1 ? r.columns : r.group * r.slot, lanes);
   r.pitch = round_up(r.width + r.reach, lanes);
-  r.ring_d = (p.kernel[0] - 1) * p.dilation[0] / p.stride[0] + 1;
-  r.ring_h = (p.kernel[1] - 1) * p.dilation[1] / p.stride[1] + 1;
-  r.rows = p.in[0] * p.in[1];
-  const int64_t bands = band_count(r.groups * r.tiles, r.rows, r.group * r.columns * s);
-  r.band = ceil_div(r.rows, bands);
-  r.bands = ceil_div(r.rows, r.band);
-  return r;
+  return finish_plan(p, r);
 }
 
 template <typename T, bool kSelect>
@@ -66,6 +85,10 @@ struct RowGather {
   int64_t* tap_begin = nullptr;   // taps of phase f: entries [tap_begin[f], tap_begin[f + 1]) of the next two
   int64_t* tap_number = nullptr;  // decreasing: the windows they come from then increase
   int64_t* tap_shift = nullptr;
+  A* row_values = nullptr;  // spread: the row of dy (and offsets) that is being staged, and a window of nothing
+  I* row_taps = nullptr;
+  I* reads = nullptr;          // spread, readers x width: which of these windows read a position
+  I* read_taps = nullptr;      // and through which tap
   A* divisors = nullptr;       // per window of the tile: what w contributes to the divisor
   A* phases = nullptr;         // stride x width
   int64_t* row_at = nullptr;   // where the staged rows that read the current input row lie in the ring
@@ -82,18 +105,45 @@ struct RowGather {
     c.take(&tap_begin, p.stride[2] + 1);
     c.take(&tap_number, p.kernel[2]);
     c.take(&tap_shift, p.kernel[2]);
-    if constexpr (!kSelect) c.take(&divisors, r.pitch);
-    c.take(&phases, p.stride[2] * r.width + kLanes);
+    if (r.spread) {
+      c.take(&row_values, r.group * p.out[2] + kLanes);
+      if constexpr (kSelect) c.take(&row_taps, r.group * p.out[2] + kLanes);
+      c.take(&reads, r.pitch);
+      if constexpr (kSelect) c.take(&read_taps, r.pitch);
+    }
+    if constexpr (!kSelect) c.take(&divisors, (r.spread ? p.out[2] : r.pitch) + kLanes);
+    c.take(&phases, (r.spread ? 1 : p.stride[2]) * r.width + kLanes);
     c.take(&row_at, ring);
     c.take(&row_tap, ring);
-    c.take(&term_at, ring * p.kernel[2]);
-    c.take(&term_tap, ring * p.kernel[2]);
+    c.take(&term_at, ring * greater(p.kernel[2], r.readers));
+    c.take(&term_tap, ring * greater(p.kernel[2], r.readers));
   }
 
   CONVKIT_INLINE int64_t planes_in(int64_t group) const { return lesser(plan.group, plan.planes - group * plan.group); }
 
+  // A position with fewer readers than others reads the window of nothing.
+  void prepare_readers() {
+    const int64_t nothing = plan.group * p.out[2];
+    row_values[nothing] = A{0};
+    if constexpr (kSelect) row_taps[nothing] = -1;
+    for (int64_t i = 0; i < plan.pitch; ++i) {
+      reads[i] = static_cast<I>(nothing);
+      if constexpr (kSelect) read_taps[i] = 0;
+    }
+    for (int64_t w = 0; w < plan.slot; ++w)
+      for (int64_t g = 0; g < plan.group; ++g) {
+        int64_t to = g * plan.slot + w;
+        for_readers(p, 2, w, [&](int64_t q, int64_t t) {
+          reads[to] = static_cast<I>(g * p.out[2] + q);
+          if constexpr (kSelect) read_taps[to] = static_cast<I>(t);
+          to += plan.width;
+        });
+      }
+  }
+
   // Sorts the taps by phase: counts, then fills each phase from its end.
   void prepare_taps() {
+    if (plan.spread) return prepare_readers();
     const int64_t s = p.stride[2];
     for (int64_t f = 0; f <= s; ++f) tap_begin[f] = 0;
     for (int64_t t = 0; t < p.kernel[2]; ++t) ++tap_begin[t * p.dilation[2] % s];
@@ -106,6 +156,7 @@ struct RowGather {
   }
 
   void prepare_tile(int64_t tile) {
+    if (plan.spread) return prepare_spread();
     const int64_t j0 = tile * plan.columns, first = j0 - plan.reach;
     const int64_t columns = lesser(plan.columns, ceil_div(p.in[2] + p.pad_before[2], p.stride[2]) - j0);
     active = plan.group == 1 ? round_up(columns, kLanes) : plan.width;
@@ -118,6 +169,15 @@ struct RowGather {
       store_vec(ring_values + i, V{});
       if constexpr (kSelect) store_vec(ring_taps + i, splat<I>(-1));
     }
+    prepare_divisors();
+  }
+  void prepare_spread() {
+    active = plan.width;
+    windows = p.out[2];
+    for (int64_t i = 0; i < plan.ring_d * plan.ring_h; ++i) ring_row[i] = -1;
+    prepare_divisors();
+  }
+  void prepare_divisors() {
     if constexpr (!kSelect)
       for (int64_t i = 0; i < (windows + kLanes - 1) / kLanes * kLanes; ++i)  // whole vectors divide: by 1 at the end
         divisors[i] = i < windows ? static_cast<A>(divisor_taps(p, 2, first_window + i)) : A{1};
@@ -141,20 +201,33 @@ struct RowGather {
     const int64_t planes = planes_in(group);
     const A by = kSelect ? A{1} : static_cast<A>(divisor_taps(p, 0, o) * divisor_taps(p, 1, q));
     for (int64_t g = 0; g < planes; ++g) {
-      const int64_t plane = group * plan.group + g, at = to * plan.pitch + g * plan.slot + staged_at;
+      const int64_t plane = group * plan.group + g;
+      const int64_t at = plan.spread ? g * p.out[2] : to * plan.pitch + g * plan.slot + staged_at;
       const int64_t from = plane_offset(p, dy, plane) + o * dy.stride[kD] + q * dy.stride[kH];
-      A* value_row = ring_values + at;
+      A* value_row = (plan.spread ? row_values : ring_values) + at;
       stage_row(data<T>(dy) + from + first_window * dy.stride[kW], unit_stride(dy, kW) ? 1 : dy.stride[kW], windows, 0,
                 1, 1, 0, value_row);
       if constexpr (kSelect) {
         stage_taps(plane_offset(p, offsets, plane) + o * offsets.stride[kD] + q * offsets.stride[kH] +
                        first_window * offsets.stride[kW],
-                   ring_taps + at);
+                   (plan.spread ? row_taps : ring_taps) + at);
       } else {
         const A* divisor_row = divisors;
         for (int64_t i = 0; i < windows; i += kLanes)
           store_up_to(value_row + i, load_vec(value_row + i) / (load_vec(divisor_row + i) * splat<A>(by)), windows - i);
       }
+    }
+    if (plan.spread) spread_row(to * plan.pitch);
+  }
+
+  // Gives every position what it reads of the row: the value, and the tap that it must have been chosen by without w.
+  void spread_row(int64_t to) {
+    const A* values = row_values;
+    const I *taps = row_taps, *windows_read = reads, *through = read_taps;
+    for (int64_t j = 0, count = plan.pitch; j < count; j += kLanes) {
+      const K window = load_vec(windows_read + j);
+      store_vec(ring_values + to + j, gather(values, window));
+      if constexpr (kSelect) store_vec(ring_taps + to + j, gather(taps, window) - load_vec(through + j));
     }
   }
 
@@ -204,7 +277,12 @@ struct RowGather {
   // Phase f of an input row from `rows` staged rows.
   CONVKIT_INLINE void gather_phase(int64_t f, int64_t rows) {
     int64_t terms = 0;
-    for (int64_t i = 0; i < rows; ++i)
+    for (int64_t i = 0; i < rows && plan.spread; ++i)
+      for (int64_t r = 0; r < plan.readers; ++r) {
+        term_at[terms] = row_at[i] + r * plan.width;
+        term_tap[terms++] = row_tap[i];
+      }
+    for (int64_t i = 0; i < rows && !plan.spread; ++i)
       for (int64_t k = tap_begin[f]; k < tap_begin[f + 1]; ++k) {
         term_at[terms] = row_at[i] + plan.reach - tap_shift[k];
         term_tap[terms++] = row_tap[i] + tap_number[k];
@@ -220,9 +298,9 @@ struct RowGather {
   }
 
   void input_row(int64_t group, int64_t tile, int64_t d, int64_t h) {
-    const int64_t s = p.stride[2], rows = reading_rows(group, d, h);
+    const int64_t s = plan.spread ? 1 : p.stride[2], rows = reading_rows(group, d, h);
     for (int64_t f = 0; f < s; ++f) gather_phase(f, rows);
-    const int64_t start = tile * plan.columns * s - p.pad_before[2];
+    const int64_t start = plan.spread ? 0 : tile * plan.columns * s - p.pad_before[2];
     const int64_t begin = greater(0, start), end = lesser(p.in[2], start + plan.columns * s);
     const int64_t to = d * dx.stride[kD] + h * dx.stride[kH] + begin * dx.stride[kW];
     const int64_t planes = planes_in(group);
@@ -251,7 +329,7 @@ Status gather_rows(const PoolProblem& p, const TensorView& dy, const TensorView&
   if (p.n * p.c == 0) return kOk;
   const GatherPlan plan = plan_gather(p, Lanes<pool_accumulate_t<T>>::count);
   Failure failure;
-  const int64_t elements = plan.group * plan.columns * p.stride[2] * plan.band;
+  const int64_t elements = plan.group * plan.columns * (plan.spread ? 1 : p.stride[2]) * plan.band;
   for_units(plan.units(), elements, [&](int64_t begin, int64_t end) {
     RowGather<T, kSelect> task{p, dy, offsets, dx, plan};
     if (!task.run(begin, end)) failure.raise();

@@ -32,7 +32,7 @@ struct TapTable {
     if (tap < 0 || tap >= volume(p.kernel)) return false;
     const Spatial t = tap < kTaps ? Spatial{{at[tap][0], at[tap][1], at[tap][2]}} : split(p, tap);
     for (int i = 0; i < 3; ++i) {
-      const int64_t v = window[i] * p.stride[i] - p.pad_before[i] + t[i] * p.dilation[i];
+      const int64_t v = window_start(p, i, window[i]) + t[i] * p.dilation[i];
       if (v < 0 || v >= p.in[i]) return false;
       (*position)[i] = v;
     }

@@ -11,6 +11,9 @@ namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
+// Up to this stride rows are split and joined by shuffles; beyond, engines that need no phases are faster.
+constexpr int64_t kShuffledStride = 3;
+
 // Elements src[0], src[stride], ... (n of them) become elements at, at + 1, ... of a staged row.
 template <typename T>
 CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t at, int64_t s, int64_t phases,

@@ -89,7 +89,7 @@ CONVKIT_INLINE void for_readers(const PoolProblem& p, int dim, int64_t i, const 
   int64_t begin, end;
   covering_windows(p, dim, i, &begin, &end);
   for (int64_t o = begin; o < end; ++o) {
-    const int64_t distance = i - (o * p.stride[dim] - p.pad_before[dim]);
+    const int64_t distance = i - window_start(p, dim, o);
     if (distance % p.dilation[dim] == 0) f(o, distance / p.dilation[dim]);
   }
 }

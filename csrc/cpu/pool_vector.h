@@ -97,6 +97,27 @@ CONVKIT_INLINE R load_raw(const T* p) {
   return r;
 }
 
+// Elements base[at[0]], base[at[1]], ...
+template <typename A>
+CONVKIT_INLINE Vec<A> gather(const A* base, Vec<tap_t<A>> at) {
+#if defined(__AVX512F__)
+  const __m512i none = _mm512_setzero_si512();
+  if constexpr (sizeof(A) == 4)
+    return (Vec<A>)_mm512_mask_i32gather_epi32(none, 0xffff, (__m512i)at, base, 4);
+  else
+    return (Vec<A>)_mm512_mask_i64gather_epi64(none, 0xff, (__m512i)at, base, 8);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(A) == 4)
+    return (Vec<A>)_mm256_i32gather_epi32(reinterpret_cast<const int*>(base), (__m256i)at, 4);
+  else
+    return (Vec<A>)_mm256_i64gather_epi64(reinterpret_cast<const long long*>(base), (__m256i)at, 8);
+#else
+  Vec<A> v;
+  for (int i = 0; i < Lanes<A>::count; ++i) v[i] = base[at[i]];
+  return v;
+#endif
+}
+
 // The first n elements (fewer than a vector), zeros behind them; reads nothing else.
 template <typename R, typename T>
 CONVKIT_INLINE R load_raw_part(const T* p, int64_t n) {
@@ -212,6 +233,11 @@ CONVKIT_INLINE Vec<pool_accumulate_t<T>> load_vec(const T* p) {
 template <typename T>
 CONVKIT_INLINE Vec<pool_accumulate_t<T>> load_part(const T* p, int64_t n) {
   return widen<T>(load_raw_part<raw_t<T>>(p, n));
+}
+// All of a vector, or the first n < lanes.
+template <typename T>
+CONVKIT_INLINE Vec<pool_accumulate_t<T>> load_up_to(const T* p, int64_t n) {
+  return n >= Lanes<pool_accumulate_t<T>>::count ? load_vec(p) : load_part(p, n);
 }
 template <typename T>
 CONVKIT_INLINE void store_vec(T* p, Vec<pool_accumulate_t<T>> v) {

@@ -127,13 +127,15 @@ ConvSpec unpack_conv(const Ints& packed) {
 
 PoolSpec unpack_pool(const Ints& packed) {
   PoolSpec s{};
-  s.spatial_dims = take_dims(packed, 5, 4);
+  s.spatial_dims = take_dims(packed, 6, 4);
   size_t at = 1;
   s.kernel = take(packed, &at, s.spatial_dims, 1);
   s.stride = take(packed, &at, s.spatial_dims, 1);
   s.pad_before = take(packed, &at, s.spatial_dims, 0);
   s.pad_after = take(packed, &at, s.spatial_dims, 0);
   s.dilation = take(packed, &at, s.spatial_dims, 1);
+  s.out = take(packed, &at, s.spatial_dims, 1);
+  s.adaptive = s.out[2] >= 0;
   s.ceil_mode = packed[at++] != 0;
   s.count_include_pad = packed[at++] != 0;
   s.divisor_override = packed[at++];
@@ -147,6 +149,10 @@ PoolSpec unpack_pool(const Ints& packed) {
                     "convkit: a pooling window must not lie in the padding alone, got kernel ", s.kernel[i],
                     ", padding (", s.pad_before[i], ", ", s.pad_after[i], ")");
     window = product(window, s.kernel[i]);
+    if (s.adaptive)
+      STD_TORCH_CHECK(
+          s.out[i] >= 0 && s.stride[i] == 1 && reach == s.kernel[i] - 1 && s.pad_before[i] == 0 && s.pad_after[i] == 0,
+          "convkit: adaptive windows have an output size, and neither stride, dilation nor padding");
   }
   STD_TORCH_CHECK(window <= INT32_MAX, "convkit: a pooling window has at most ", INT32_MAX, " elements, got ", window);
   return s;
@@ -229,6 +235,22 @@ ConvProblem conv_problem(const ConvSpec& spec, int64_t n, int64_t c, int64_t k, 
   return p;
 }
 
+// Adaptive windows that all have one size are sliding windows.
+static PoolProblem adaptive_problem(const PoolSpec& spec, PoolProblem p) {
+  bool uniform = true;
+  for (int i = 0; i < kMaxSpatial; ++i) {
+    STD_TORCH_CHECK(p.in[i] > 0, "convkit: pooling needs an input, got size ", p.in[i]);
+    p.out[i] = spec.out[i];
+    product(product(p.in[i], p.out[i] + 1), 1);
+    STD_TORCH_CHECK(p.kernel[i] == largest_window(p.in[i], p.out[i]), "convkit: the largest of ", p.out[i],
+                    " adaptive windows over ", p.in[i], " elements has not ", p.kernel[i]);
+    uniform = uniform && p.out[i] > 0 && p.in[i] % p.out[i] == 0;
+  }
+  p.adaptive = !uniform;
+  if (uniform) p.stride = p.kernel;
+  return p;
+}
+
 PoolProblem pool_problem(const PoolSpec& spec, int64_t n, int64_t c, const Spatial& in) {
   PoolProblem p{};
   p.n = n;
@@ -242,6 +264,7 @@ PoolProblem pool_problem(const PoolSpec& spec, int64_t n, int64_t c, const Spati
   p.ceil_mode = spec.ceil_mode;
   p.count_include_pad = spec.count_include_pad;
   p.divisor_override = spec.divisor_override;
+  if (spec.adaptive) return adaptive_problem(spec, p);
   for (int i = 0; i < kMaxSpatial; ++i) {
     check_reach(in[i], p.kernel[i], p.dilation[i]);
     p.out[i] =

@@ -28,11 +28,14 @@ struct ConvSpec {
 };
 ConvSpec unpack_conv(const Ints& packed);
 
-// What problem.pack_pool packs: n, kernel n, stride n, pad_before n, pad_after n, dilation n, ceil_mode,
+// What problem.pack_pool packs: n, kernel n, stride n, pad_before n, pad_after n, dilation n, output size n (of
+// adaptive windows; -1: sliding windows), ceil_mode,
 // count_include_pad, divisor_override, channels_last.
 struct PoolSpec {
   int spatial_dims;
   Spatial kernel, stride, pad_before, pad_after, dilation;
+  Spatial out;  // of adaptive windows
+  bool adaptive;
   bool ceil_mode, count_include_pad;
   int64_t divisor_override;
   bool channels_last;

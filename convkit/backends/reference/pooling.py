@@ -2,31 +2,69 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
 from convkit.backends.layout import OFFSET_DTYPES
-from convkit.backends.reference.windows import Sizes, accumulate_dtype, finish, pad, tap_slice, taps, unpad
+from convkit.backends.reference.windows import Sizes, accumulate_dtype, finish, taps
 from convkit.problem import PoolSpec, offset_bytes, pool_output_size
 
 
-def pool_padding(size: Sizes, out: Sizes, spec: PoolSpec) -> Sizes:
-    """Padding after each dimension so that every window, ceil_mode's overhang included, lies inside."""
-    return tuple(
-        max((o - 1) * s + d * (k - 1) + 1 - before - n, 0)
-        for n, o, k, s, before, d in zip(size, out, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation)
-    )
-
-
 def read_positions(size: Sizes, out: Sizes, spec: PoolSpec, device: torch.device) -> list[Tensor]:
-    """Per dimension (out, kernel): the input position that each tap of each window reads (maybe outside)."""
+    """Per dimension (out, kernel): the input position that each tap of each window reads, outside the input if none."""
+    if spec.output_size:
+        return [_adaptive_positions(*sizes, device) for sizes in zip(size, out, spec.kernel_size)]
     return [
         (torch.arange(o, device=device) * s - before)[:, None] + torch.arange(k, device=device) * d
         for o, k, s, before, d in zip(out, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation)
     ]
+
+
+def _adaptive_positions(length: int, out: int, kernel: int, device: torch.device) -> Tensor:
+    window = torch.arange(out, device=device)[:, None]
+    start, end = window * length // max(out, 1), ((window + 1) * length + out - 1) // max(out, 1)
+    at = start + torch.arange(kernel, device=device)
+    return torch.where(at < end, at, -1)
+
+
+class Windows:
+    """What the taps of all windows read; a tap of a window that reads nothing has the value 0."""
+
+    def __init__(self, size: Sizes, out: Sizes, spec: PoolSpec, device: torch.device) -> None:
+        self.size, self.taps = size, list(taps(spec.kernel_size))
+        self._at = read_positions(size, out, spec, device)
+
+    def valid(self, tap: Sizes) -> Tensor:
+        """Which windows (*out) have an element at this position."""
+        read = [at[:, t] for at, t in zip(self._at, tap)]
+        return outer([(at >= 0) & (at < n) for at, n in zip(read, self.size)])
+
+    def read(self, x: Tensor, tap: Sizes) -> Tensor:
+        """x (N, C, *size) -> (N, C, *out): the elements at one position of every window."""
+        for d, (at, t, n) in enumerate(zip(self._at, tap, self.size)):
+            x = x.index_select(2 + d, at[:, t].clamp(0, n - 1))
+        return torch.where(self.valid(tap), x, 0)
+
+    def add(self, dx: Tensor, tap: Sizes, y: Tensor) -> Tensor:
+        """dx + the adjoint of :meth:`read` applied to y (N, C, *out)."""
+        y = torch.where(self.valid(tap), y, 0)
+        for d, (at, t, n) in enumerate(zip(self._at, tap, self.size)):
+            into = y.new_zeros(*y.shape[: 2 + d], n, *y.shape[3 + d :])
+            y = into.index_add_(2 + d, at[:, t].clamp(0, n - 1), y)
+        return dx + y
+
+    def indices(self, offsets: Tensor) -> Tensor:
+        """The flat input position that each offset (N, C, *out) names, -1 where none."""
+        position, inside = torch.zeros_like(offsets), torch.ones_like(offsets, dtype=torch.bool)
+        window = len(self.taps)
+        for d, (at, n) in enumerate(zip(self._at, self.size)):
+            window //= at.shape[1]
+            row = torch.arange(at.shape[0], device=at.device).view(-1, *(1,) * (len(self.size) - 1 - d))
+            read = at[row, offsets // window % at.shape[1]]
+            position = position * n + read
+            inside = inside & (read >= 0) & (read < n)
+        return torch.where(inside, position, -1)
 
 
 def outer(per_dimension: list[Tensor]) -> Tensor:
@@ -43,7 +81,7 @@ def divisors(size: Sizes, out: Sizes, spec: PoolSpec, device: torch.device) -> T
         return spec.divisor_override
     counts = []
     for d, reach in enumerate(read_positions(size, out, spec, device)):
-        if spec.count_include_pad:  # explicit padding counts, ceil_mode's overhang does not
+        if spec.count_include_pad and not spec.output_size:  # explicit padding counts, ceil_mode's overhang does not
             counts.append((reach < size[d] + spec.pad_after[d]).sum(1))
         else:
             counts.append(((reach >= 0) & (reach < size[d])).sum(1))
@@ -60,15 +98,14 @@ class PoolingReference(Backend):
     def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
         size = tuple(x.shape[2:])
         out = pool_output_size(size, spec)
-        padded = pad(x, spec.pad_before, pool_padding(size, out, spec))
-        inside = [(reach >= 0) & (reach < n) for reach, n in zip(read_positions(size, out, spec, x.device), size)]
+        windows = Windows(size, out, spec, x.device)
         lowest = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min
         top = x.new_full((*x.shape[:2], *out), lowest)  # what a window without any element keeps
         chosen = torch.full_like(top, -1, dtype=torch.int32)
-        for offset, tap in enumerate(taps(spec.kernel_size)):
-            value = tap_slice(padded, tap, out, spec.stride, spec.dilation)
-            valid = outer([dimension[:, t] for dimension, t in zip(inside, tap)])
-            take = valid & ((chosen < 0) | (value > top) | (value != value))  # first of ties, last NaN
+        for offset, tap in enumerate(windows.taps):
+            value = windows.read(x, tap)
+            better = (chosen < 0) | (value > top) | (value != value)  # first of ties, last NaN
+            take = windows.valid(tap) & better
             top = torch.where(take, value, top)
             chosen = torch.where(take, offset, chosen)
         offset_dtype = OFFSET_DTYPES[offset_bytes(spec.kernel_size)]
@@ -76,52 +113,41 @@ class PoolingReference(Backend):
         return finish(top, x.dtype, channels_last), finish(kept, offset_dtype, channels_last)
 
     def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
-        size, out = tuple(x.shape[2:]), tuple(offsets.shape[2:])
-        padded = pad(x, spec.pad_before, pool_padding(size, out, spec))
+        windows = Windows(tuple(x.shape[2:]), tuple(offsets.shape[2:]), spec, x.device)
         y = x.new_zeros(offsets.shape)
-        for offset, tap in enumerate(taps(spec.kernel_size)):
-            y = torch.where(offsets == offset, tap_slice(padded, tap, out, spec.stride, spec.dilation), y)
+        for offset, tap in enumerate(windows.taps):
+            y = torch.where(offsets == offset, windows.read(x, tap), y)
         return finish(y, x.dtype, channels_last)
 
     def pool_select_bwd(
         self, dy: Tensor, offsets: Tensor, input_size: Sizes, spec: PoolSpec, channels_last: bool
     ) -> Tensor:
-        size, out = tuple(input_size), tuple(dy.shape[2:])
-        after = pool_padding(size, out, spec)
+        windows = Windows(tuple(input_size), tuple(dy.shape[2:]), spec, dy.device)
         gradient = dy.to(accumulate_dtype(dy.dtype))
-        padded = gradient.new_zeros(*dy.shape[:2], *(a + n + b for a, n, b in zip(spec.pad_before, size, after)))
-        for offset, tap in enumerate(taps(spec.kernel_size)):
-            target = tap_slice(padded, tap, out, spec.stride, spec.dilation)
-            target += torch.where(offsets == offset, gradient, 0)
-        return finish(unpad(padded, spec.pad_before, after, size), dy.dtype, channels_last)
+        dx = gradient.new_zeros(*dy.shape[:2], *input_size)
+        for offset, tap in enumerate(windows.taps):
+            dx = windows.add(dx, tap, torch.where(offsets == offset, gradient, 0))
+        return finish(dx, dy.dtype, channels_last)
 
     def pool_indices(self, offsets: Tensor, input_size: Sizes, spec: PoolSpec, channels_last: bool) -> Tensor:
-        size, out = tuple(input_size), tuple(offsets.shape[2:])
-        tap = offsets.to(torch.int64)
-        index, inside = torch.zeros_like(tap), torch.ones_like(tap, dtype=torch.bool)
-        window = prod(spec.kernel_size)
-        for d, k in enumerate(spec.kernel_size):
-            window //= k
-            start = torch.arange(out[d], device=offsets.device) * spec.stride[d] - spec.pad_before[d]
-            at = start.view(-1, *(1,) * (len(out) - 1 - d)) + tap // window % k * spec.dilation[d]
-            index = index * size[d] + at
-            inside = inside & (at >= 0) & (at < size[d])
-        return finish(torch.where(inside, index, -1), torch.int64, channels_last)
+        windows = Windows(tuple(input_size), tuple(offsets.shape[2:]), spec, offsets.device)
+        return finish(windows.indices(offsets.to(torch.int64)), torch.int64, channels_last)
 
     def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
         size = tuple(x.shape[2:])
         out = pool_output_size(size, spec)
-        padded = pad(x.to(accumulate_dtype(x.dtype)), spec.pad_before, pool_padding(size, out, spec))
-        total = padded.new_zeros(*x.shape[:2], *out)
-        for tap in taps(spec.kernel_size):
-            total += tap_slice(padded, tap, out, spec.stride, spec.dilation)
+        windows = Windows(size, out, spec, x.device)
+        values = x.to(accumulate_dtype(x.dtype))
+        total = values.new_zeros(*x.shape[:2], *out)
+        for tap in windows.taps:
+            total += windows.read(values, tap)
         return finish(divide(total, divisors(size, out, spec, x.device)), x.dtype, channels_last)
 
     def avg_pool_bwd(self, dy: Tensor, input_size: Sizes, spec: PoolSpec, channels_last: bool) -> Tensor:
         size, out = tuple(input_size), tuple(dy.shape[2:])
-        after = pool_padding(size, out, spec)
+        windows = Windows(size, out, spec, dy.device)
         share = divide(dy.to(accumulate_dtype(dy.dtype)), divisors(size, out, spec, dy.device))
-        padded = share.new_zeros(*dy.shape[:2], *(a + n + b for a, n, b in zip(spec.pad_before, size, after)))
-        for tap in taps(spec.kernel_size):
-            tap_slice(padded, tap, out, spec.stride, spec.dilation).add_(share)
-        return finish(unpad(padded, spec.pad_before, after, size), dy.dtype, channels_last)
+        dx = share.new_zeros(*dy.shape[:2], *size)
+        for tap in windows.taps:
+            dx = windows.add(dx, tap, share)
+        return finish(dx, dy.dtype, channels_last)
