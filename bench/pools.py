@@ -119,6 +119,20 @@ ROWS = [
     PoolRow("M01", "max_pool2d", (256, 6, 24, 24), {"kernel_size": 2, "stride": 2}, source="LeNet-5 pool 1"),
     PoolRow("M02", "max_pool2d", (32, 192, 27, 27), {"kernel_size": 3, "stride": 2}, source="AlexNet pool 2"),
     PoolRow("M03", "max_pool2d", (64, 512, 14, 14), {"kernel_size": 2, "stride": 2}, source="VGG pool 5"),
+    PoolRow("A01", "adaptive_avg_pool2d", (64, 256, 13, 13), {"output_size": 6}, source="AlexNet, other image sizes"),
+    PoolRow("A02", "adaptive_avg_pool2d", (64, 512, 14, 14), {"output_size": 7}, source="VGG head"),
+    PoolRow("A03", "adaptive_avg_pool2d", (64, 512, 10, 10), {"output_size": 7}, source="VGG head, 320 pixels"),
+    PoolRow("A04", "adaptive_avg_pool2d", (32, 2048, 7, 7), {"output_size": 1}, source="ResNet head"),
+    PoolRow("A05", "adaptive_avg_pool2d", (8, 2048, 60, 60), {"output_size": 6}, source="PSPNet pyramid"),
+    PoolRow("A06", "adaptive_avg_pool2d", (16, 128, 56, 56), {"output_size": 7}, source="windows of 8"),
+    PoolRow("A07", "adaptive_avg_pool2d", (4, 64, 224, 224), {"output_size": 7}, source="windows of 32"),
+    PoolRow("A08", "adaptive_avg_pool3d", (8, 128, 9, 30, 31), {"output_size": (4, 7, 7)}, source="video, uneven"),
+    PoolRow("X01", "adaptive_max_pool2d", (64, 256, 13, 13), {"output_size": 6}, source="AlexNet, other image sizes"),
+    PoolRow("X02", "adaptive_max_pool2d", (64, 512, 14, 14), {"output_size": 7}, source="region features"),
+    PoolRow("X03", "adaptive_max_pool2d", (64, 512, 10, 10), {"output_size": 7}, source="region features, uneven"),
+    PoolRow("X04", "adaptive_max_pool2d", (32, 2048, 7, 7), {"output_size": 1}, source="global maximum"),
+    PoolRow("X05", "adaptive_max_pool2d", (16, 128, 56, 56), {"output_size": 7}, source="windows of 8"),
+    PoolRow("X06", "adaptive_max_pool1d", (64, 64, 1000), {"output_size": 7}, source="windows of 143"),
 ]
 
 

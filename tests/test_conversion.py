@@ -18,6 +18,13 @@ class Wider(nn.Conv2d):
     """A subclass: what it computes is its own business."""
 
 
+class MedianPool2d(nn.Module):
+    """A pooling that convkit does not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(2).median(2).values
+
+
 def model() -> nn.Sequential:
     torch.manual_seed(0)
     shared = nn.Conv2d(4, 4, 3, padding=1)
@@ -31,6 +38,7 @@ def model() -> nn.Sequential:
         parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
         Wider(4, 4, 1),
         nn.AdaptiveAvgPool2d(2),
+        MedianPool2d(),
     )
 
 
@@ -57,13 +65,13 @@ def test_round_trip() -> None:
     expected = m(IMAGE)
     report = convkit.convert(m)
     assert facts(m) == before
-    assert len(report.replaced) == 6  # the shared layer once
+    assert len(report.replaced) == 7  # the shared layer once
     torch.testing.assert_close(m(IMAGE), expected)
     assert type(m[0]) is convkit.nn.Conv2d
     assert isinstance(m[6], convkit.nn.Conv2d)
     assert type(m[7]) is Wider
     back = convkit.revert(m)
-    assert len(back.replaced) == 6
+    assert len(back.replaced) == 7
     assert facts(m) == before
     assert torch.equal(m(IMAGE), expected)
     plain = [
@@ -80,9 +88,10 @@ def test_report() -> None:
     assert reasons["0"] == (True, "torch.nn layer")
     assert reasons["6"] == (True, "parametrized torch.nn layer")
     assert reasons["7"] == (False, "a subclass of torch.nn.Conv2d")
-    assert reasons["8"] == (False, "convkit has no such layer")
+    assert reasons["8"] == (True, "torch.nn layer")
+    assert reasons["9"] == (False, "convkit has no such layer")
     text = str(report)
-    assert "6 replaced" in text
+    assert "7 replaced" in text
     assert "2.0" in text
     assert "BatchNorm2d" in text.splitlines()[-1]
 
@@ -115,7 +124,7 @@ def test_converted_models_copy(how: Any) -> None:
     convkit.convert(m)
     other = how(m)
     assert torch.equal(other(IMAGE), m(IMAGE))
-    assert len(convkit.revert(other).replaced) == 5
+    assert len(convkit.revert(other).replaced) == 6
 
 
 def test_parametrizations_can_be_removed_after_conversion() -> None:

@@ -78,6 +78,8 @@ def test_transposed_convolution(case: TransposedCase, dtype: torch.dtype, refere
 
 def pool(case: PoolCase, x: torch.Tensor, average: bool) -> torch.Tensor:
     spec = case.spec
+    if spec.output_size:
+        return getattr(F, f"adaptive_{'avg' if average else 'max'}_pool{case.dims}d")(x, spec.output_size)
     if not average:
         function = getattr(F, f"max_pool{case.dims}d")
         return function(x, spec.kernel_size, spec.stride, spec.pad_before, spec.dilation, spec.ceil_mode)
@@ -90,6 +92,8 @@ def pool(case: PoolCase, x: torch.Tensor, average: bool) -> torch.Tensor:
 def in_pytorchs_range(case: PoolCase, average: bool) -> bool:
     """What PyTorch's functions express; the raw operations' tests have the others."""
     spec = case.spec
+    if spec.output_size:
+        return True
     fits = not average or case.dims < 3 or all(n >= k for n, k in zip(case.input[2:], spec.kernel_size))
     return case.symmetric and fits and not (average and case.dilation != 1)
 

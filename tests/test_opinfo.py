@@ -14,6 +14,7 @@ import convkit
 import convkit.functional as CF
 
 NAMES = [f"{kind}{n}d" for kind in ("conv", "conv_transpose", "max_pool", "avg_pool", "max_unpool") for n in (1, 2, 3)]
+NAMES += [f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)]
 NAMES += ["fractional_max_pool2d", "fractional_max_pool3d"]
 CLASSES = {getattr(torch.nn, name): getattr(convkit.nn, name) for name in convkit.nn.__all__ if hasattr(torch.nn, name)}
 OPS = {op.name.split(".")[-1]: op for op in reversed(op_db) if op.name.split(".")[-1] in NAMES}  # the first variant

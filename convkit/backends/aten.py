@@ -90,6 +90,8 @@ class Aten(Backend):
             return "has no dilation for avg_pool"
         if isinstance(spec, PoolSpec) and spec.output_size and not dtype.is_floating_point:
             return f"has no adaptive pooling for {dtype}"
+        if isinstance(spec, PoolSpec) and 0 in spec.output_size:
+            return "has no gradient of a pooling into nothing"
         if op == "conv_wgrad" and not (dtype.is_floating_point or dtype.is_complex):
             return f"no {op} for {dtype}"
         return _reference.supports(op, dtype, device, spec)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convkit.autograd.pool import average_pooling, max_pooling
 from convkit.functional.dimensions import public
-from convkit.functional.dtypes import check_adaptive_pool_dtype, check_pool_input
+from convkit.functional.dtypes import check_adaptive_pool_dtype, check_pool_input, full_precision
 from convkit.functional.plans import plans
 from convkit.problem.adaptive import plan_adaptive_pool
 
@@ -32,6 +32,8 @@ def _adaptive_avg_pool(ndim: int, input: Tensor, output_size: Any, *, backend: s
     if input.is_complex():
         parts = [_adaptive_avg_pool(ndim, part, output_size, backend=backend) for part in (input.real, input.imag)]
         return torch.complex(*parts)
+    if ndim == 3:
+        input = full_precision(input)
     if plan.batched:
         return average_pooling(input, plan.spec, backend)
     return average_pooling(input.unsqueeze(0), plan.spec, backend).squeeze(0)
@@ -51,6 +53,8 @@ def _adaptive_max_pool(
     plan = plans.get(plan_adaptive_pool, "max", ndim, input.shape, output_size)
     check_adaptive_pool_dtype("max", input, plan.spec.output_size)
     return_indices = bool(return_indices)
+    if ndim == 3:
+        input = full_precision(input)
     if plan.batched:
         return max_pooling(input, plan.spec, return_indices, backend)
     out: Any = max_pooling(input.unsqueeze(0), plan.spec, return_indices, backend)

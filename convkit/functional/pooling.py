@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convkit.autograd.pool import average_pooling, max_pooling
 from convkit.functional.dimensions import public
-from convkit.functional.dtypes import check_pool_dtype, check_pool_input
+from convkit.functional.dtypes import check_pool_dtype, check_pool_input, full_precision
 from convkit.functional.plans import plans
 from convkit.problem.pooling import plan_avg_pool, plan_max_pool
 
@@ -54,6 +54,8 @@ def _max_pool(
         strict,
     )
     check_pool_dtype("max", ndim, input, return_indices)
+    if ndim == 3:
+        input = full_precision(input)
     if plan.batched:
         return max_pooling(input, plan.spec, return_indices, backend)
     out: Any = max_pooling(input.unsqueeze(0), plan.spec, return_indices, backend)
@@ -118,6 +120,8 @@ def _avg_pool(
         strict,
     )
     check_pool_dtype("avg", ndim, input, False)
+    if ndim == 3:
+        input = full_precision(input)
     if plan.batched:
         return average_pooling(input, plan.spec, backend)
     return average_pooling(input.unsqueeze(0), plan.spec, backend).squeeze(0)

@@ -26,12 +26,6 @@ struct Plane {
   int64_t* indices;  // nullptr: not wanted
 };
 
-// The first n elements from p on, n possibly more than a vector.
-template <typename T>
-CONVKIT_INLINE Vec<pool_accumulate_t<T>> load_up_to(const T* p, int64_t n) {
-  return n >= Lanes<pool_accumulate_t<T>>::count ? load_vec(p) : load_part(p, n);
-}
-
 template <typename T>
 struct FractionalPool {
   using A = pool_accumulate_t<T>;
