@@ -24,13 +24,13 @@ Call = Callable[[], Tensor]
 
 
 def calls(row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, seed: int, compiled: bool) -> dict[str, Call]:
-    """convkit, PyTorch eager and, if asked for, PyTorch compiled, on the same input of one seed."""
+    """convkit, PyTorch eager and, if asked for, PyTorch compiled, each on a copy of the input of one seed."""
     x = _input(row, layout, dtype, seed)
     theirs = row.rival or getattr(torch.nn.functional, row.op)
     candidates: dict[str, Callable[..., Any]] = {"convkit": _ours(row), "eager": partial(theirs, **row.arguments)}
     if compiled and pass_ == "forward":
         candidates["compile"] = torch.compile(candidates["eager"], dynamic=False)
-    return {name: _call(row, pass_, f, x) for name, f in candidates.items()}
+    return {name: _call(row, pass_, f, x.clone()) for name, f in candidates.items()}
 
 
 def verify(row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, ours: Call) -> float:

@@ -32,6 +32,10 @@ class Inputs:
     w: Tensor
     dy: Any = None
 
+    def copy(self) -> Inputs:
+        """The same values and layout elsewhere in memory."""
+        return Inputs(self.x.clone(), self.w.clone(), None if self.dy is None else self.dy.clone())
+
 
 def passes(problem: Row, backward: bool) -> tuple[str, ...]:
     """The passes measured of a problem."""

@@ -30,7 +30,9 @@ from convkit.testing.oracle import Call, error, expect
 from convkit.timing import interleaved
 
 Calls = dict[str, list[Callable[[], Any]]]
-ROTATED_BYTES, MOST_COPIES = 64e6, 8  # inputs rotate through copies, so that no one finds them in its cache
+# Inputs rotate through copies, so that no one finds them in its cache. Every candidate has copies of its own: of two
+# that read the same one in turn, the second would find what the first has brought into the cache.
+ROTATED_BYTES, MOST_COPIES = 64e6, 8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,13 +114,13 @@ def prepare_conv(
     inputs = [providers.make_inputs(problem, layout, dtype, pass_ != "forward", seed) for seed in range(copies)]
     calls = {
         "convkit": [providers.convkit_call(problem, pass_, i, layout) for i in inputs],
-        "eager": [providers.eager_call(problem, pass_, i) for i in inputs],
+        "eager": [providers.eager_call(problem, pass_, i.copy()) for i in inputs],
     }
     if options.compile and pass_ == "forward":
-        calls["compile"] = [providers.compiled_call(problem, i) for i in inputs]
+        calls["compile"] = [providers.compiled_call(problem, i.copy()) for i in inputs]
     if options.algorithms:
         for name in providers.supported_algorithms(problem, pass_, layout, inputs[0]):
-            calls[name] = [providers.convkit_call(problem, pass_, i, layout, name) for i in inputs]
+            calls[name] = [providers.convkit_call(problem, pass_, i.copy(), layout, name) for i in inputs]
     return calls, {name: verify(problem, pass_, inputs[0], calls[name][0]) for name in calls}
 
 

@@ -16,7 +16,8 @@ from bench import pool_providers, report
 from bench.floors import floor
 from bench.pools import PoolRow
 from bench.problems import BYTES, FLOPS, Problem, Row, scaled, select, suite
-from bench.run import main
+from bench.providers import Inputs
+from bench.run import main, parse, prepare_conv
 from convkit.timing import interleaved
 
 BY_ID: dict[str, Any] = {problem.id: problem for problem in suite()}
@@ -122,6 +123,14 @@ def test_candidates_take_turns() -> None:
     )
     assert order == list("abc" + "abc" + "bca" + "cab")
     assert all(t.runs == 3 and t.p20 <= t.median <= t.p80 for t in times.values())
+
+
+def test_no_two_candidates_read_the_same_input() -> None:
+    problem = scaled(BY_ID["W02"], 0.0001)
+    calls, _ = prepare_conv(problem, "forward", "nhwc", torch.float32, 2, parse(["--algorithms"]))
+    inputs = [call.args[-1] if call.args else call.keywords for made in calls.values() for call in made]
+    places = [i.x.data_ptr() if isinstance(i, Inputs) else i["x"].data_ptr() for i in inputs]
+    assert len(calls) > 2 and len(set(places)) == len(places) == 2 * len(calls)
 
 
 def test_a_tiny_run_verifies_measures_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
