@@ -115,6 +115,9 @@ KINDS = {
     "avg": Kind("avg_pool"),
 }
 
+# Unpooling's shapes are those of what was pooled, and comes back.
+UNPOOLED = ({"kernel_size": 2, "stride": 2}, None, rivals.pooled(2, 2))
+
 ROWS = [
     PoolRow("M01", "max_pool2d", (256, 6, 24, 24), {"kernel_size": 2, "stride": 2}, source="LeNet-5 pool 1"),
     PoolRow("M02", "max_pool2d", (32, 192, 27, 27), {"kernel_size": 3, "stride": 2}, source="AlexNet pool 2"),
@@ -133,6 +136,20 @@ ROWS = [
     PoolRow("AM4", "adaptive_max_pool2d", (32, 2048, 7, 7), {"output_size": 1}, source="global maximum"),
     PoolRow("AM5", "adaptive_max_pool2d", (16, 128, 56, 56), {"output_size": 7}, source="windows of 8"),
     PoolRow("AM6", "adaptive_max_pool1d", (64, 64, 1000), {"output_size": 7}, source="windows of 143"),
+    PoolRow("U01", "max_unpool2d", (8, 64, 112, 112), *UNPOOLED, source="SegNet, second from last"),
+    PoolRow("U02", "max_unpool2d", (32, 256, 28, 28), *UNPOOLED, source="SegNet, in the middle"),
+    PoolRow("U03", "max_unpool2d", (1, 64, 112, 112), *UNPOOLED, source="one image"),
+    PoolRow("U04", "max_unpool3d", (2, 32, 32, 32, 32), *UNPOOLED, source="volumes"),
+    PoolRow(
+        "F01",
+        "fractional_max_pool2d",
+        (64, 32, 94, 94),
+        {"kernel_size": 2, "output_ratio": (0.7071, 0.7071)},
+        source="Graham 2014",
+    ),
+    PoolRow(
+        "F02", "fractional_max_pool3d", (8, 32, 24, 24, 24), {"kernel_size": 2, "output_ratio": 0.6}, source="volumes"
+    ),
 ]
 
 

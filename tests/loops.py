@@ -195,3 +195,56 @@ def avg_pool_bwd(dy: np.ndarray, size: Index, spec: Any) -> np.ndarray:
             for _, pixel in taps:
                 dx[(n, c, *pixel)] += dy[(n, c, *position)] / divisor(taps, counted, spec)
     return dx
+
+
+def named(indices: np.ndarray, plane: Index) -> Iterator[tuple[Index, Index]]:
+    """(element, position) pairs that flat indices name, in row-major order of the elements."""
+    for o in np.ndindex(*indices.shape):
+        if 0 <= indices[o] < np.prod(plane):
+            yield o, (*o[:2], *(int(p) for p in np.unravel_index(indices[o], plane)))
+
+
+def max_unpool(x: np.ndarray, indices: np.ndarray, size: Index) -> np.ndarray:
+    """Zeros with x at the places named; a later element overwrites an earlier one."""
+    y = np.zeros((*x.shape[:2], *size), x.dtype)
+    for o, i in named(indices, size):
+        y[i] = x[o]
+    return y
+
+
+def plane_gather(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    y = np.zeros(indices.shape, x.dtype)
+    for o, i in named(indices, x.shape[2:]):
+        y[o] = x[i]
+    return y
+
+
+def plane_scatter(dy: np.ndarray, indices: np.ndarray, size: Index) -> np.ndarray:
+    dx = np.zeros((*dy.shape[:2], *size), dy.dtype)
+    for o, i in named(indices, size):
+        dx[i] += dy[o]
+    return dx
+
+
+def fractional_max_pool(x: np.ndarray, samples: np.ndarray, kernel: Index, out: Index) -> tuple[np.ndarray, np.ndarray]:
+    """(maxima, flat indices) of windows that samples in [0, 1) place, in float64."""
+    size, dims = x.shape[2:], len(kernel)
+    y, indices = np.full((*x.shape[:2], *out), -np.inf), np.zeros((*x.shape[:2], *out), np.int64)
+    for o in np.ndindex(*y.shape):
+        u = samples[o[:2]][::-1] if dims == 2 else samples[o[:2]]
+        start = []
+        for d in range(dims):
+            room = size[d] - kernel[d]
+            if o[2 + d] == out[d] - 1:
+                start.append(room)
+            else:
+                alpha = room / (out[d] - 1)
+                start.append(int((o[2 + d] + u[d]) * alpha) - int(u[d] * alpha))
+        best = None
+        for tap in np.ndindex(*kernel):
+            pixel = tuple(s + t for s, t in zip(start, tap))
+            value = x[(*o[:2], *pixel)]
+            if best is None or value > best or np.isnan(value):
+                best = y[o] = value
+                indices[o] = np.ravel_multi_index(pixel, size)
+    return y, indices

@@ -149,6 +149,10 @@ def with_value(values: list[int], at: int, value: int) -> list[int]:
     return [*values[:at], value, *values[at + 1 :]]
 
 
+INDEX = torch.zeros(2, 4, 3, 3, dtype=torch.int64)
+SMALL, SAMPLES = torch.zeros(2, 4, 3, 3), torch.rand(2, 4, 2)
+
+
 REFUSED = {
     "no spec": lambda ops: ops.conv_fprop(X, W, None, None, None, [], 0.0),
     "four dimensions": lambda ops: ops.conv_fprop(X, W, None, None, None, [4, *CONV[1:]], 0.0),
@@ -182,6 +186,27 @@ REFUSED = {
     "pool window in the padding after": lambda ops: ops.max_pool(X, with_value(POOL, 7, 2), True),
     "pool window of 2^62 elements": lambda ops: ops.max_pool(X, [2, 2**31, 2**31, *POOL[3:]], True),
     "pool of complex numbers": lambda ops: ops.max_pool(X.to(torch.complex64), POOL, True),
+    "indices of another dtype": lambda ops: ops.max_unpool(SMALL, INDEX.int(), [6, 6], False),
+    "indices of another shape": lambda ops: ops.max_unpool(SMALL, INDEX[:1], [6, 6], False),
+    "indices of other dimensions": lambda ops: ops.plane_scatter(SMALL, INDEX[0], [6, 6], False),
+    "indices of other channels": lambda ops: ops.plane_gather(X, INDEX[:, :3], False),
+    "unpooling of integers": lambda ops: ops.max_unpool(SMALL.long(), INDEX, [6, 6], False),
+    "unpooling to three sizes": lambda ops: ops.max_unpool(SMALL, INDEX, [6, 6, 6], False),
+    "unpooling to no sizes": lambda ops: ops.max_unpool(SMALL, INDEX, [], False),
+    "unpooling to a negative size": lambda ops: ops.max_unpool(SMALL, INDEX, [-6, 6], False),
+    "unpooling to a huge size": lambda ops: ops.max_unpool(SMALL, INDEX, [2**40, 2**40], False),
+    "scattering to a huge size": lambda ops: ops.plane_scatter(SMALL, INDEX, [2**62, 6], False),
+    "gathering from a matrix": lambda ops: ops.plane_gather(X[0, 0], INDEX[0, 0], False),
+    "fractional kernel 0": lambda ops: ops.fractional_max_pool(X, SAMPLES, [0, 2], [3, 3], True, False),
+    "fractional kernel beyond the input": lambda ops: ops.fractional_max_pool(X, SAMPLES, [7, 2], [0, 3], True, False),
+    "more fractional windows than fit": lambda ops: ops.fractional_max_pool(X, SAMPLES, [2, 2], [6, 3], True, False),
+    "negative number of windows": lambda ops: ops.fractional_max_pool(X, SAMPLES, [2, 2], [-1, 3], True, False),
+    "samples of another dtype": lambda ops: ops.fractional_max_pool(X, SAMPLES.half(), [2, 2], [3, 3], True, False),
+    "samples for one image": lambda ops: ops.fractional_max_pool(X, SAMPLES[:1], [2, 2], [3, 3], True, False),
+    "samples for one dimension": lambda ops: ops.fractional_max_pool(X, SAMPLES[..., :1], [2, 2], [3, 3], True, False),
+    "fractional pooling of integers": lambda ops: ops.fractional_max_pool(
+        X.long(), SAMPLES.long(), [2, 2], [3, 3], True, False
+    ),
     "offsets of another dtype": lambda ops: ops.pool_select(X, torch.zeros(2, 4, 3, 3, dtype=torch.int32), POOL),
     "offsets of another shape": lambda ops: ops.pool_select(X, torch.zeros(2, 4, 3, 2, dtype=torch.uint8), POOL),
 }

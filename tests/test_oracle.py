@@ -13,6 +13,7 @@ from torch import Tensor
 from convkit.backends.base import Backend
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
 from convkit.testing.oracle import Call, conv_calls, magnitude, pool_calls, terms, transposed_calls
 from convkit.testing.tolerances import summation
 
@@ -47,6 +48,15 @@ def by_loops(call: Call) -> tuple[np.ndarray, ...]:
         return (loops.pool_select_bwd(a["dy"], a["offsets"], a["input_size"], a["spec"]),)
     if call.op == "pool_indices":
         return (loops.pool_indices(a["offsets"], a["input_size"], a["spec"]),)
+    if call.op == "max_unpool":
+        return (loops.max_unpool(a["x"], a["indices"], a["output_size"]),)
+    if call.op == "plane_gather":
+        return (loops.plane_gather(a["x"], a["indices"]),)
+    if call.op == "plane_scatter":
+        return (loops.plane_scatter(a["dy"], a["indices"], a["input_size"]),)
+    if call.op == "fractional_max_pool":
+        found = loops.fractional_max_pool(a["x"], a["samples"], a["kernel_size"], a["output_size"])
+        return found[: 1 + a["with_indices"]]
     if call.op == "avg_pool":
         return (loops.avg_pool(a["x"], a["spec"]),)
     return (loops.avg_pool_bwd(a["dy"], a["input_size"], a["spec"]),)
@@ -79,4 +89,16 @@ def test_reference_convolves_transposed_as_loops_do(case: TransposedCase, refere
 @pool_cases
 def test_reference_pools_as_loops_do(case: PoolCase, reference: Backend) -> None:
     for call in pool_calls(case, torch.float64, reference, exact=True):
+        assert_equals_loops(call, reference)
+
+
+@pytest.mark.parametrize("case", INDICES, ids=by_name)
+def test_reference_follows_indices_as_loops_do(case: IndexCase, reference: Backend) -> None:
+    for call in index_calls(case, torch.float64, exact=True):
+        assert_equals_loops(call, reference)
+
+
+@pytest.mark.parametrize("case", FRACTIONAL, ids=by_name)
+def test_reference_pools_fractions_as_loops_do(case: FractionalCase, reference: Backend) -> None:
+    for call in fractional_calls(case, torch.float64, exact=True):
         assert_equals_loops(call, reference)

@@ -55,6 +55,7 @@ INDICES = (
     IndexCase("channels_1", "one plane per image", (3, 1, 6, 7), (12, 13), "rising"),
     IndexCase("long_run", "more indices in a plane than are read at once", (1, 2, 50, 60), (70, 61), "rising"),
     IndexCase("long_random", "the same in any order", (1, 3, 45, 50), (60, 64), "random"),
+    IndexCase("few_planes", "two planes, in bands of positions", (1, 2, 60, 70), (300, 280), "random"),
     IndexCase("enlarging", "more indices than places, as an upsampling reads", (1, 2, 9, 11), (3, 2), "random"),
     IndexCase("one_row", "height 1", (2, 2, 1, 19), (1, 40), "rising"),
     IndexCase("one_column", "width 1", (2, 2, 19, 1), (40, 1), "rising"),

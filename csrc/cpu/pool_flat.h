@@ -28,42 +28,47 @@ CONVKIT_INLINE bool even_steps(const TensorView& t, int64_t* step) {
   return true;
 }
 
-// Elements [first, first + count) of the planes of two tensors of the same shape, as offsets from the planes' starts.
+// Some elements of the planes of two tensors of one shape that follow each other in row-major order, as offsets from
+// the planes' starts.
 struct Run {
   int64_t count;
   int64_t a, a_step, b, b_step;
 };
 
-// Calls f(run) for rows [first, last) of D H of the planes, in row-major order, in runs of at most `most` elements.
-template <typename F>
-CONVKIT_INLINE void for_runs(const TensorView& a, const TensorView& b, int64_t first, int64_t last, int64_t most,
-                             const F& f) {
-  if (first >= last || a.size[kW] == 0) return;
-  Run run{0, 0, 0, 0, 0};
-  const bool even = even_steps(a, &run.a_step) && even_steps(b, &run.b_step);
-  if (!even) run.a_step = a.stride[kW], run.b_step = b.stride[kW];
-  const int64_t width = a.size[kW], rows = even ? 1 : last - first, length = even ? (last - first) * width : width;
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t d = (first + i) / a.size[kH], h = (first + i) % a.size[kH];
-    const int64_t a_row = d * a.stride[kD] + h * a.stride[kH], b_row = d * b.stride[kD] + h * b.stride[kH];
-    for (int64_t begin = 0; begin < length; begin += most) {
-      run.count = lesser(most, length - begin);
-      run.a = a_row + begin * run.a_step;
-      run.b = b_row + begin * run.b_step;
-      f(run);
-    }
+// Rows [first, last) of D H of two planes as runs of at most `most` elements.
+struct Runs {
+  int64_t a_strides[3], b_strides[3], a_step, b_step;  // of D, H, W
+  int64_t height, first, length, most, per_row, count;
+
+  CONVKIT_INLINE Runs(const TensorView& a, const TensorView& b, int64_t first_row, int64_t last_row, int64_t at_most)
+      : height(a.size[kH]), first(first_row), most(at_most), count(0) {
+    const bool even = even_steps(a, &a_step) && even_steps(b, &b_step);
+    if (!even) a_step = a.stride[kW], b_step = b.stride[kW];
+    for (int i = 0; i < 3; ++i) a_strides[i] = a.stride[kD + i], b_strides[i] = b.stride[kD + i];
+    const int64_t rows = greater(0, last_row - first_row), width = a.size[kW];
+    length = even ? rows * width : width;
+    per_row = ceil_div(length, most);
+    count = even ? per_row : rows * per_row;
   }
-}
+  CONVKIT_INLINE Run operator[](int64_t i) const {
+    const int64_t row = first + i / per_row, begin = i % per_row * most;
+    const int64_t d = row / height, h = row % height;
+    return Run{lesser(most, length - begin), d * a_strides[0] + h * a_strides[1] + begin * a_step, a_step,
+               d * b_strides[0] + h * b_strides[1] + begin * b_step, b_step};
+  }
+};
 
 // How N C planes are cut into blocks: by the problem alone.
 struct Blocks {
   int64_t n, c, width, per_image;  // width: channels of a block
 
-  // Channel blocks of at most `most` channels, a multiple of a cache line's floats; single planes if `most` is 1.
-  CONVKIT_INLINE Blocks(int64_t images, int64_t channels, int64_t most) : n(images), c(channels), width(1) {
-    constexpr int64_t kEnough = 8, kLine = 16;
+  // Blocks of at most `most` channels, all of an image if that is enough; `several`: of few images at least so
+  // many that there is work for all threads. Single planes if `most` is 1.
+  CONVKIT_INLINE Blocks(int64_t images, int64_t channels, int64_t most, bool several)
+      : n(images), c(channels), width(1) {
+    constexpr int64_t kEnough = 8, kLine = 16;  // blocks; floats of a cache line
     if (most > 1) {
-      const int64_t wanted = greater(ceil_div(kEnough, greater(n, 1)), ceil_div(c, most));
+      const int64_t wanted = greater(several ? ceil_div(kEnough, greater(n, 1)) : 1, ceil_div(c, most));
       width = lesser(c, round_up(ceil_div(c, wanted), kLine));
     }
     per_image = ceil_div(c, greater(width, 1));

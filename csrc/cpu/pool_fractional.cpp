@@ -138,7 +138,7 @@ Status fractional_max_pool(const FractionalProblem& p, const TensorView& x, cons
   const bool known = visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const bool copied = !unit_stride(x, kW);
-    const Blocks blocks(p.n, p.c, copied && p.c > 1 ? kPlanesAtOnce : 1);
+    const Blocks blocks(p.n, p.c, copied && p.c > 1 ? kPlanesAtOnce : 1, true);
     for_units(blocks.count(), plane_volume(x) * blocks.width, [&](int64_t begin, int64_t end) {
       FractionalPool<T> task{p, x, samples, y, indices, copied ? blocks.width : 0, {}, nullptr};
       if (!carve_scratch(&task, 0)) return failure.raise();
