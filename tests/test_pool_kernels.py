@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convkit.backends.native import FLOATING, INTEGRAL, Native
-from convkit.problem import PoolSpec, pool_output_size
+from convkit.problem import PoolSpec, adaptive_pool_spec, pool_output_size
 
 native = Native()
 pytestmark = pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
@@ -170,6 +170,54 @@ def test_max_pool_of_every_dtype(dtype, layout):
         expect_max(strided(x, layout), 2, 2)
         if dtype in INTEGRAL:
             expect_max(strided(torch.full_like(x, torch.iinfo(dtype).min), layout), 3, 2, 1)
+
+
+# Tiles of two columns, windows narrower and wider than a vector, with strides that no shuffle splits.
+UNSTAGED = [(2, 2, 0), ((1, 2), (1, 2), 0), (3, 4, 1), (5, 4, 2)]
+UNSTAGED += [((2, 20), (2, 16), (1, 10)), ((3, 17), (2, 19), (1, 4))]
+
+
+@pytest.mark.parametrize("window", UNSTAGED, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_elements_that_meet_out_of_order(window, layout):
+    """Ties, infinities and NaN where columns are reduced before rows; in planes of few and of many windows."""
+    symbols = torch.tensor([float("nan"), float("-inf"), 0.0, 1.0, 1.0, 2.0, 2.0, -3.0])
+    g = torch.Generator().manual_seed(2)
+    for size in ((5, 20), (8, 41), (6, 150)):
+        for low, high in ((0, 8), (1, 8), (2, 8), (0, 2), (1, 2), (0, 1)):
+            x = strided(symbols[torch.randint(low, high, (2, 9, *size), generator=g)], layout)
+            expect_max(x, *window)
+            expect_max(x.double(), *window)
+        for dtype in (torch.uint8, torch.int64, torch.bfloat16, torch.float16):
+            x = strided(random((2, 9, *size), dtype), layout)
+            expect_max(x, *window)
+            if dtype in INTEGRAL:
+                expect_max(torch.full_like(x, torch.iinfo(dtype).min), *window)
+        spec = spec_of(2, *window)
+        x = strided(random((2, 9, *size)).mul(4).round(), layout)
+        cl = is_channels_last(x)
+        y, offsets = native.max_pool(x, spec, True, cl)
+        indices = native.pool_indices(offsets, size, spec, cl)
+        dy = strided(random(y.shape, seed=3).mul(4).round(), layout)
+        dx = native.pool_select_bwd(dy, strided(offsets, layout), size, spec, cl)
+        want = torch.zeros(2, 9, size[0] * size[1]).scatter_add_(2, indices.flatten(2), dy.flatten(2))
+        assert torch.equal(dx, want.view(x.shape))
+        expect_avg(x, *window, False, True)
+
+
+def test_an_offset_beyond_a_small_adaptive_window_names_nothing():
+    """Windows [0, 2), [1, 4) and [3, 5) of 5 elements: tap 2 belongs to the second alone."""
+    spec = adaptive_pool_spec((5,), (3,))
+    assert spec.kernel_size == (3,)
+    for layout in ("contiguous", "channels_last"):
+        x = strided(random((2, 33, 5)).abs() + 1, layout)
+        cl = is_channels_last(x)
+        offsets = torch.full((2, 33, 3), 2, dtype=torch.uint8)
+        got = native.pool_select(x, offsets, spec, cl)
+        assert torch.equal(got[..., 1], x[..., 3]) and not got[..., 0].any() and not got[..., 2].any()
+        assert native.pool_indices(offsets, (5,), spec, cl)[0, 0].tolist() == [-1, 3, -1]
+        dx = native.pool_select_bwd(got, offsets, (5,), spec, cl)
+        assert torch.equal(dx[..., 3], got[..., 1]) and dx.count_nonzero() == 66
 
 
 def dense_select(x: Tensor, indices: Tensor) -> Tensor:

@@ -293,6 +293,7 @@ struct RowGather {
       case 2: return sum_terms<2>(terms, to);
       case 4: return sum_terms<4>(terms, to);
       case 9: return sum_terms<9>(terms, to);
+      case 25: return sum_terms<25>(terms, to);
       default: return sum_terms<0>(terms, to);
     }
   }

@@ -10,6 +10,7 @@
 #include "cpu/pool_channels.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows_bwd.h"
+#include "cpu/pool_tiles.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -32,6 +33,7 @@ struct TapTable {
     if (tap < 0 || tap >= volume(p.kernel)) return false;
     const Spatial t = tap < kTaps ? Spatial{{at[tap][0], at[tap][1], at[tap][2]}} : split(p, tap);
     for (int i = 0; i < 3; ++i) {
+      if (p.adaptive && t[i] >= tap_range(p, i, window[i]).end) return false;
       const int64_t v = window_start(p, i, window[i]) + t[i] * p.dilation[i];
       if (v < 0 || v >= p.in[i]) return false;
       (*position)[i] = v;
@@ -85,6 +87,7 @@ Status pool_select_bwd(const PoolProblem& p, const TensorView& dy, const TensorV
     using T = typename decltype(t)::type;
     if (channels_gather_apply<T, true>(dy, offsets, dx)) return gather_channels<T, true>(p, dy, offsets, dx);
     if (plane_applies(p, dx)) return spread_plane<T, true>(p, dy, offsets, dx);
+    if (tiles_apply(p, dx, dy, offsets)) return spread_tiles<T, true>(p, dy, offsets, dx);
     return gather_rows<T, true>(p, dy, offsets, dx);
   });
 }
