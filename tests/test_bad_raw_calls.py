@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from convkit import backends
-from convkit.problem import ConvSpec, pack_conv, pack_pool
+from convkit.problem import ConvSpec, adaptive_pool_spec, pack_conv, pack_pool
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
@@ -142,7 +142,7 @@ def test_spoiled_calls_do_not_crash(seed: int) -> None:
 
 X, W = torch.zeros(2, 4, 6, 6), torch.zeros(4, 4, 3, 3)
 CONV = [2, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
-POOL = [2, 2, 2, 2, 2, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0]
+POOL = [2, 2, 2, 2, 2, 0, 0, 0, 0, 1, 1, -1, -1, 0, 1, 0, 0]
 
 
 def with_value(values: list[int], at: int, value: int) -> list[int]:
@@ -151,6 +151,11 @@ def with_value(values: list[int], at: int, value: int) -> list[int]:
 
 INDEX = torch.zeros(2, 4, 3, 3, dtype=torch.int64)
 SMALL, SAMPLES = torch.zeros(2, 4, 3, 3), torch.rand(2, 4, 2)
+
+
+def packed_adaptive(**changes: tuple[int, ...]) -> list[int]:
+    """Four by four windows over the six by six elements of X, with something changed."""
+    return pack_pool(adaptive_pool_spec((6, 6), (4, 4))._replace(**changes), False)
 
 
 REFUSED = {
@@ -185,6 +190,10 @@ REFUSED = {
     "pool window in the padding": lambda ops: ops.max_pool(X, with_value(POOL, 5, 2), True),
     "pool window in the padding after": lambda ops: ops.max_pool(X, with_value(POOL, 7, 2), True),
     "pool window of 2^62 elements": lambda ops: ops.max_pool(X, [2, 2**31, 2**31, *POOL[3:]], True),
+    "adaptive windows of another size": lambda ops: ops.avg_pool(X, packed_adaptive(kernel_size=(3, 2))),
+    "adaptive windows with a stride": lambda ops: ops.avg_pool(X, packed_adaptive(stride=(2, 1))),
+    "adaptive windows with padding": lambda ops: ops.max_pool(X, packed_adaptive(pad_after=(0, 1)), True),
+    "adaptive windows in one dimension": lambda ops: ops.max_pool(X, packed_adaptive(output_size=(-1, 4)), True),
     "pool of complex numbers": lambda ops: ops.max_pool(X.to(torch.complex64), POOL, True),
     "indices of another dtype": lambda ops: ops.max_unpool(SMALL, INDEX.int(), [6, 6], False),
     "indices of another shape": lambda ops: ops.max_unpool(SMALL, INDEX[:1], [6, 6], False),
@@ -221,7 +230,7 @@ def test_refused_with_a_reason(name: str) -> None:
 def test_offsets_that_name_no_element_are_ignored() -> None:
     """Offsets come from max_pool; others must not lead outside the input."""
     offsets = torch.full((2, 4, 4, 4), 255, dtype=torch.uint8)
-    spec = [2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0]
+    spec = [2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, -1, -1, 0, 1, 0, 0]
     assert not torch.ops.convkit.pool_select(X + 1, offsets, spec).any()
     assert not torch.ops.convkit.pool_select_bwd(torch.ones(2, 4, 4, 4), offsets, [6, 6], spec).any()
     assert bool((torch.ops.convkit.pool_indices(offsets, [6, 6], spec) == -1).all())
