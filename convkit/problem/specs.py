@@ -82,8 +82,11 @@ def pack_pool(spec: PoolSpec, channels_last: bool) -> list[int]:
 
 
 def offset_bytes(kernel_size: tuple[int, ...]) -> int:
-    """Bytes of one window offset: 1 (uint8) up to 256 window elements, 2 (int16) up to 32768, else 4 (int32)."""
+    """Bytes of one window offset: 1 (uint8) up to 255 window elements, 2 (int16) up to 32768, else 4 (int32).
+
+    Each has room for "none": 255, or -1 in the signed types; it converts from -1 by wrapping around.
+    """
     window = 1
     for k in kernel_size:
         window *= k
-    return 1 if window <= 256 else 2 if window <= 32768 else 4
+    return 1 if window <= 255 else 2 if window <= 32768 else 4

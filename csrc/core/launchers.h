@@ -62,6 +62,14 @@ struct Launchers {
   // samples is a view of N C 1 1 (values per plane)
   Status (*fractional_max_pool)(const FractionalProblem&, const TensorView& x, const TensorView& samples,
                                 const TensorView& y, const TensorView& indices);
+  // y = one element of each window, drawn with probabilities proportional to the elements by *seed, and its offset
+  Status (*stochastic_pool)(const PoolProblem&, const TensorView& x, const int64_t* seed, const TensorView& y,
+                            const TensorView& offsets);
+  // y = the expectation of stochastic_pool
+  Status (*stochastic_mean)(const PoolProblem&, const TensorView& x, const TensorView& y);
+  // dx = its gradient; sums is memory of y's size and x's accumulate type (double for double, else float)
+  Status (*stochastic_mean_bwd)(const PoolProblem&, const TensorView& dy, const TensorView& x, const TensorView& y,
+                                const TensorView& sums, const TensorView& dx);
 };
 
 namespace cpu {

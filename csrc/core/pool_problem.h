@@ -98,10 +98,11 @@ CONVKIT_INLINE int64_t most_covering(const PoolProblem& p, int dim) {
   return (p.kernel.v[dim] - 1) * p.dilation.v[dim] / p.stride.v[dim] + 1;
 }
 
-// Bytes of one window offset; the Python twin is problem.offset_bytes.
+// Bytes of one window offset, whose last value (255, or -1 in signed types) means "none"; the Python twin is
+// problem.offset_bytes.
 CONVKIT_INLINE int64_t offset_bytes(const PoolProblem& p) {
   const int64_t window = volume(p.kernel);
-  return window <= 256 ? 1 : window <= 32768 ? 2 : 4;
+  return window <= 255 ? 1 : window <= 32768 ? 2 : 4;
 }
 
 }  // namespace CONVKIT_ISA

@@ -47,6 +47,13 @@ Status plane_gather(const TensorView& x, const TensorView& indices, const Tensor
 Status plane_scatter(const TensorView& dy, const TensorView& indices, const TensorView& dx);
 Status fractional_max_pool(const FractionalProblem&, const TensorView& x, const TensorView& samples,
                            const TensorView& y, const TensorView& indices);
+Status stochastic_pool(const PoolProblem&, const TensorView& x, const int64_t* seed, const TensorView& y,
+                       const TensorView& offsets);
+Status stochastic_mean(const PoolProblem&, const TensorView& x, const TensorView& y);
+// The divisor of both, in the accumulate type.
+Status stochastic_sum(const PoolProblem&, const TensorView& x, const TensorView& sums);
+Status stochastic_mean_bwd(const PoolProblem&, const TensorView& dy, const TensorView& x, const TensorView& y,
+                           const TensorView& sums, const TensorView& dx);
 
 }  // namespace CONVKIT_ISA
 }  // namespace convkit

@@ -52,9 +52,25 @@ const char* conv_algorithm(int64_t number) {
 
 extern const Launchers kLaunchers;
 const Launchers kLaunchers = {
-    conv_fprop, conv_dgrad,   conv_wgrad,      conv_bgrad,          conv_plan, conv_algorithm,
-    max_pool,   pool_select,  pool_select_bwd, pool_indices,        avg_pool,  avg_pool_bwd,
-    max_unpool, plane_gather, plane_scatter,   fractional_max_pool,
+    conv_fprop,
+    conv_dgrad,
+    conv_wgrad,
+    conv_bgrad,
+    conv_plan,
+    conv_algorithm,
+    max_pool,
+    pool_select,
+    pool_select_bwd,
+    pool_indices,
+    avg_pool,
+    avg_pool_bwd,
+    max_unpool,
+    plane_gather,
+    plane_scatter,
+    fractional_max_pool,
+    stochastic_pool,
+    stochastic_mean,
+    stochastic_mean_bwd,
 };
 
 }  // namespace CONVKIT_ISA

@@ -30,6 +30,9 @@ STABLE_TORCH_LIBRARY(convkit, m) {
   m.def(
       "fractional_max_pool(Tensor x, Tensor samples, SymInt[] kernel_size, SymInt[] output_size, bool with_indices, "
       "bool channels_last) -> (Tensor, Tensor)");
+  m.def("stochastic_pool(Tensor x, Tensor seed, SymInt[] spec) -> (Tensor, Tensor)");
+  m.def("stochastic_mean(Tensor x, SymInt[] spec) -> Tensor");
+  m.def("stochastic_mean_bwd(Tensor dy, Tensor x, Tensor y, SymInt[] spec) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
@@ -49,4 +52,7 @@ STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
   m.impl("plane_gather", TORCH_BOX(&cb::plane_gather));
   m.impl("plane_scatter", TORCH_BOX(&cb::plane_scatter));
   m.impl("fractional_max_pool", TORCH_BOX(&cb::fractional_max_pool));
+  m.impl("stochastic_pool", TORCH_BOX(&cb::stochastic_pool));
+  m.impl("stochastic_mean", TORCH_BOX(&cb::stochastic_mean));
+  m.impl("stochastic_mean_bwd", TORCH_BOX(&cb::stochastic_mean_bwd));
 }

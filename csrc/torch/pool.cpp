@@ -2,7 +2,6 @@
 #include "torch/pool.h"
 
 namespace convkit::binding {
-namespace {
 
 using torch::headeronly::ScalarType;
 
@@ -11,7 +10,6 @@ ScalarType offset_dtype(const PoolProblem& p) {
   return bytes == 1 ? ScalarType::Byte : bytes == 2 ? ScalarType::Short : ScalarType::Int;
 }
 
-// A problem whose output is `out` (a view of dy, offsets or indices), from the input size it came from.
 PoolProblem problem_of(const PoolSpec& spec, const TensorView& out, const Ints& input_size) {
   STD_TORCH_CHECK(input_size.size() == static_cast<size_t>(spec.spatial_dims),
                   "convkit: 'input_size' has the wrong length");
@@ -21,11 +19,17 @@ PoolProblem problem_of(const PoolSpec& spec, const TensorView& out, const Ints& 
   return p;
 }
 
-void check_offsets(const PoolProblem& p, const Tensor& offsets, const TensorView& view) {
-  STD_TORCH_CHECK(offsets.scalar_type() == offset_dtype(p), "convkit: 'offsets' has the wrong dtype");
+void check_output(const PoolProblem& p, const TensorView& view, const char* name) {
   const int64_t expected[kDims] = {p.n, p.c, p.out[0], p.out[1], p.out[2]};
   for (int i = 0; i < kDims; ++i)
-    STD_TORCH_CHECK(view.size[i] == expected[i], "convkit: 'offsets' must have the output's shape");
+    STD_TORCH_CHECK(view.size[i] == expected[i], "convkit: '", name, "' must have the output's shape");
+}
+
+namespace {
+
+void check_offsets(const PoolProblem& p, const Tensor& offsets, const TensorView& view) {
+  STD_TORCH_CHECK(offsets.scalar_type() == offset_dtype(p), "convkit: 'offsets' has the wrong dtype");
+  check_output(p, view, "offsets");
 }
 
 }  // namespace

@@ -1,0 +1,53 @@
+// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw ("Parallel random numbers: as easy
+// as 1, 2, 3", SC 2011): random bits as a pure function of a key and a counter.
+//
+// A draw depends on nothing but its address, so that every backend, layout, instruction set, device and number of
+// threads sees the same one. The key is a seed of 64 bits, low word first; the counter is (index low, index high,
+// 0, 0), and a draw is the first of the four words that come out.
+#pragma once
+
+#include "core/macros.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+// Lower word of a, times m: all 64 bits.
+struct MultiplyWords {
+  CONVKIT_INLINE uint64_t operator()(uint64_t a, uint32_t m) const { return uint64_t{static_cast<uint32_t>(a)} * m; }
+};
+
+// Ten rounds on the block c. W holds a word in the lower half of 64 bits, W one of them or a vector; upper halves are
+// ignored and left undefined, which spares masks: multiply(W a, uint32_t m) reads the lower ones alone.
+template <typename W, typename Multiply>
+CONVKIT_INLINE void philox4x32_10(W (&c)[4], uint64_t key, const Multiply& multiply) {
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const W p0 = multiply(c[0], 0xD2511F53u), p1 = multiply(c[2], 0xCD9E8D57u);
+    c[0] = (p1 >> 32) ^ c[1] ^ uint64_t { k0 };
+    c[1] = p1;
+    c[2] = (p0 >> 32) ^ c[3] ^ uint64_t { k1 };
+    c[3] = p0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
+// The draw at `index`, in the lower half; the upper is undefined.
+template <typename W, typename Multiply>
+CONVKIT_INLINE W philox_draw(W index, uint64_t seed, const Multiply& multiply) {
+  W c[4] = {index, index >> 32, W{}, W{}};
+  philox4x32_10(c, seed, multiply);
+  return c[0];
+}
+
+// A word as a number in [0, 1): its upper 24 bits times 2^-24, which float32 and float64 hold exactly.
+constexpr int kUniformBits = 24;
+constexpr float kUniformStep = 1.0f / (1 << kUniformBits);
+
+CONVKIT_INLINE float philox_uniform(uint64_t index, uint64_t seed) {
+  const uint32_t word = static_cast<uint32_t>(philox_draw(index, seed, MultiplyWords{}));
+  return static_cast<float>(word >> (32 - kUniformBits)) * kUniformStep;
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit

@@ -1,0 +1,90 @@
+// Stochastic pooling of one window (Zeiler & Fergus, "Stochastic pooling for regularization of deep convolutional
+// neural networks", ICLR 2013): element j is chosen with probability p_j = x_j / sum x; the expectation is sum p_j x_j.
+//
+// Elements that are not positive, and padding, count as 0; a window whose sum is 0 gives 0 and chooses nothing.
+// V is a scalar or a vector of A, one window per lane, K the integer of its width. `window(f)` calls f(V x, K tap)
+// for every tap in row major order, and may be called more than once. Sums add in that order, one element at a
+// time: a sum, and with it a choice, then has the same bits wherever it is computed. Compile without contraction
+// of products and sums.
+#pragma once
+
+#include <limits>
+
+#include "core/dtype.h"
+#include "core/macros.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+// What an element weighs: itself where it is positive, NaN where it is NaN, else 0.
+template <typename V>
+CONVKIT_INLINE V stochastic_weight(V x) {
+  return x <= V{} ? V{} : x;
+}
+
+template <typename V, typename Window>
+CONVKIT_INLINE V stochastic_sum(const Window& window) {
+  V sum{};
+  window([&](V x, auto) __attribute__((always_inline)) { sum = sum + stochastic_weight(x); });
+  return sum;
+}
+
+// The first element whose cumulative sum exceeds uniform() * sum; chosen = -1 and y = 0 where nothing is positive.
+// A positive element is chosen as soon as one is there: where rounding lets u * sum reach the sum (subnormal
+// numbers), the last of them. An infinite sum: the element with which it becomes infinite, so the first infinite
+// one. NaN wins, and the last NaN, as in max pooling.
+template <typename A, typename V, typename K, typename Window, typename Uniform>
+CONVKIT_INLINE void stochastic_choice(const Window& window, const Uniform& uniform, V& y, K& chosen) {
+  const V largest = V{} + std::numeric_limits<A>::max();
+  const V sum = stochastic_sum<V>(window);
+  const V threshold = sum > largest ? largest : uniform() * sum;
+  V cumulative{};
+  auto searching = cumulative <= largest;
+  y = V{};
+  chosen = K{} - 1;
+  window([&](V x, K tap) __attribute__((always_inline)) {
+    const V w = stochastic_weight(x);
+    const auto take = (searching & (w > V{})) | (w != w);
+    y = take ? w : y;
+    chosen = take ? tap : chosen;
+    cumulative = cumulative + w;
+    searching = cumulative <= threshold;
+  });
+}
+
+// Bits of the exponent of A's numbers.
+template <typename A>
+struct ExponentBits;
+template <>
+struct ExponentBits<float> {
+  static constexpr int32_t kStep = int32_t{1} << 23, kFields = 255;
+};
+template <>
+struct ExponentBits<double> {
+  static constexpr int64_t kStep = int64_t{1} << 52, kFields = 2047;
+};
+
+// sum x^2 / sum x, of elements scaled by a power of two that brings the largest near 1: squares then neither overflow
+// nor vanish, and nothing is rounded. Infinite where an element is, NaN where one is.
+template <typename A, typename V, typename K, typename Window>
+CONVKIT_INLINE V stochastic_expectation(const Window& window) {
+  using Bits = ExponentBits<A>;
+  V largest{};
+  window([&](V x, K) __attribute__((always_inline)) { largest = x > largest ? x : largest; });
+  const K smallest_exponent = K{} + Bits::kStep, largest_exponent = K{} + (Bits::kFields - 2) * Bits::kStep;
+  K exponent = bit_cast<K>(largest) & (K{} + Bits::kFields * Bits::kStep);
+  exponent = exponent < smallest_exponent ? smallest_exponent : exponent;
+  exponent = exponent > largest_exponent ? largest_exponent : exponent;
+  const V unscale = bit_cast<V>(exponent), scale = bit_cast<V>((Bits::kFields - 1) * Bits::kStep - exponent);
+  V sum{}, squares{};
+  window([&](V x, K) __attribute__((always_inline)) {
+    const V w = stochastic_weight(x) * scale;
+    sum = sum + w;
+    squares = squares + w * w;
+  });
+  const V finite = V{} + std::numeric_limits<A>::max();
+  return sum <= V{} ? V{} : (squares > finite ? squares : squares / sum * unscale);
+}
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit

@@ -1,0 +1,310 @@
+// Pooling templates that see the elements of a window one by one, in row major order: for operations whose result
+// depends on that order, or that go over a window more than once.
+//
+// Computes  op.run<A>(window, index, y, chosen) for every window; window(f) calls f(x, tap) for each of its taps
+//           inside the input (and for taps in the padding with x = 0), and index() names the window: its position in
+//           a contiguous N C O P Q result
+// Layout    any
+// Mapping   channels: lanes are channels, straight from x. Rows: lanes are windows along w, of one plane or of small
+//           planes side by side. Single: one window at a time, for windows too large to be kept.
+// Memory    rows: each input row is staged once (phases, zeros for padding written once) into a ring as deep as a
+//           window is high; at most kMostStaged bytes.
+#pragma once
+
+#include "cpu/pool_channels.h"
+#include "cpu/pool_philox.h"
+#include "cpu/pool_rows.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+namespace {
+
+constexpr int64_t kMostStaged = int64_t{4} << 20;
+
+// Index of window (o, q, r) of a plane.
+CONVKIT_INLINE uint64_t window_index(const PoolProblem& p, int64_t plane, int64_t o, int64_t q, int64_t r) {
+  return static_cast<uint64_t>(((plane * p.out[0] + o) * p.out[1] + q) * p.out[2] + r);
+}
+
+// T: elements of x; O: elements of y, with the same accumulate type.
+template <typename Op, typename T, typename O>
+struct ChannelWindows {
+  using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+  using V = Vec<A>;
+  using K = Vec<I>;
+  static constexpr int64_t kLanes = Lanes<A>::count;
+
+  const PoolProblem& p;
+  const TensorView &x, &y, &offsets;
+  const Op& op;
+
+  void row(int64_t n, int64_t o, int64_t q) const {
+    const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
+    const int64_t step = p.dilation[2] * x.stride[kW], bytes = Op::kChooses ? dtype_bytes(offsets.dtype) : 0;
+    const uint64_t plane = static_cast<uint64_t>(volume(p.out));
+    const LaneIndex<A> lanes = lane_steps<A>(plane);
+    for (int64_t r = 0; r < p.out[2]; ++r) {
+      const TapRange w = tap_range(p, 2, r);
+      const T* from = data<T>(x) + n * x.stride[kN] + w.start * x.stride[kW];
+      O* to = data<O>(y) + offset(y, n, 0, o, q, r);
+      const int64_t taps_to = Op::kChooses ? offset(offsets, n, 0, o, q, r) : 0;
+      const uint64_t first = window_index(p, n * p.c, o, q, r);
+      for (int64_t next = 0; next < p.c; next += kLanes) {
+        const int64_t c = lesser(next, p.c - kLanes);  // the last vector overlaps the one before
+        const auto window = [&](const auto& f) CONVKIT_INLINE_LAMBDA {
+          for (int64_t td = d.begin; td < d.end; ++td)
+            for (int64_t th = h.begin; th < h.end; ++th) {
+              const T* row = from + (d.start + td * p.dilation[0]) * x.stride[kD] +
+                             (h.start + th * p.dilation[1]) * x.stride[kH] + c;
+              const int64_t tap = (td * p.kernel[1] + th) * p.kernel[2];
+              for (int64_t tw = w.begin; tw < w.end; ++tw)
+                f(load_vec(row + tw * step), splat<I>(static_cast<I>(tap + tw)));
+            }
+        };
+        V value;
+        K chosen;
+        op.template run<A>(
+            window, [&]() CONVKIT_INLINE_LAMBDA { return lanes + (first + static_cast<uint64_t>(c) * plane); }, value,
+            chosen);
+        store_vec(to + c, value);
+        if constexpr (Op::kChooses) store_taps(offsets.data, taps_to + c, bytes, chosen, kLanes);
+      }
+    }
+  }
+};
+
+template <typename Op, typename T, typename O>
+struct RowWindows {
+  using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+  using V = Vec<A>;
+  using K = Vec<I>;
+  static constexpr int64_t kLanes = Lanes<A>::count;
+  static constexpr int kParts = LaneIndex<A>::kParts;
+
+  const PoolProblem& p;
+  const TensorView &x, &y, &offsets;
+  const Op& op;
+  const RowPlan& plan;
+
+  A* ring = nullptr;            // ring x phases x pitch
+  int64_t* ring_row = nullptr;  // which input row (d, h) a ring row holds
+  int64_t* tap_at = nullptr;    // where tap t of window 0 lies in a staged row
+  const A** rows = nullptr;     // the ring rows of the current windows
+  int64_t* row_tap = nullptr;   // their tap number before w is added
+  Words* index = nullptr;       // per position, in LaneIndex's order: its window, counted from the group's first one
+  A* result = nullptr;          // width: one output row
+  I* chosen = nullptr;
+  int64_t staged_at = 0, staged_count = 0, first_column = 0;  // this tile's part of an input row
+  int64_t active = 0;                                         // positions in use: the last tile can be narrower
+
+  void carve(Carver& c, const RowPlan& r) {
+    c.take(&ring, r.ring * r.phases * r.pitch);
+    c.take(&ring_row, r.ring);
+    c.take(&tap_at, p.kernel[2]);
+    c.take(&rows, r.ring);
+    c.take(&row_tap, r.ring);
+    c.take(&index, r.width / kWordLanes);
+    c.take(&result, r.width + kLanes);
+    c.take(&chosen, r.width + kLanes);
+  }
+
+  CONVKIT_INLINE int64_t planes_in(int64_t group) const { return lesser(plan.group, plan.planes - group * plan.group); }
+
+  void prepare_taps() {
+    for (int64_t t = 0; t < p.kernel[2]; ++t) {
+      const int64_t a = t * p.dilation[2];
+      tap_at[t] = a % p.stride[2] * plan.pitch + a / p.stride[2];
+    }
+    for (int64_t j = 0; j < plan.width; ++j) {
+      const int64_t g = plan.group == 1 ? 0 : j / plan.slot, lane = j % kLanes, part = lane % kParts;
+      const int64_t word = (j - lane) / kWordLanes + part;
+      index[word][lane / kParts] = static_cast<uint64_t>(g * volume(p.out) + j - g * plan.slot);
+    }
+  }
+
+  void prepare_tile(int64_t tile) {
+    const int64_t r0 = tile * plan.columns, columns = lesser(plan.columns, p.out[2] - r0);
+    const int64_t start = r0 * p.stride[2] - p.pad_before[2];
+    const int64_t span = (columns - 1) * p.stride[2] + (p.kernel[2] - 1) * p.dilation[2] + 1;
+    staged_at = start < 0 ? -start : 0;
+    active = plan.group == 1 ? round_up(columns, kLanes) : plan.width;
+    first_column = start + staged_at;
+    staged_count = greater(0, lesser(p.in[2], start + span) - first_column);
+    const int64_t staged = plan.ring * plan.phases * plan.pitch;
+    for (int64_t i = 0; i < staged; i += kLanes) store_vec(ring + i, V{});
+  }
+
+  // Stages input row (d, h) of the group's planes unless ring row `to` holds it.
+  void fetch_row(int64_t group, int64_t d, int64_t h, int64_t to) {
+    const int64_t row = d * p.in[1] + h, planes = planes_in(group);
+    if (ring_row[to] == row) return;
+    ring_row[to] = row;
+    const int64_t inside = d * x.stride[kD] + h * x.stride[kH] + first_column * x.stride[kW];
+    for (int64_t g = 0; g < planes; ++g)
+      stage_row(data<T>(x) + plane_offset(p, x, group * plan.group + g) + inside, x.stride[kW], staged_count, staged_at,
+                p.stride[2], plan.phases, plan.pitch, ring + to * plan.phases * plan.pitch + g * plan.slot);
+  }
+
+  // Collects the ring rows that the windows of output row (o, q) read; their number.
+  int64_t fetch_rows(int64_t group, int64_t o, int64_t q) {
+    const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
+    int64_t count = 0;
+    for (int64_t td = d.begin; td < d.end; ++td)
+      for (int64_t th = h.begin; th < h.end; ++th) {
+        const int64_t in_h = h.start + th * p.dilation[1];
+        // Undilated windows share rows: keyed by position, a row outlives the window that fetched it.
+        const int64_t to = td * p.kernel[1] + (p.dilation[1] == 1 ? in_h % p.kernel[1] : th);
+        fetch_row(group, d.start + td * p.dilation[0], in_h, to);
+        rows[count] = ring + to * plan.phases * plan.pitch;
+        row_tap[count++] = (td * p.kernel[1] + th) * p.kernel[2];
+      }
+    return count;
+  }
+
+  // The windows of one output row, whose taps lie in `count` ring rows; kRows, kTaps: the window's size where it is
+  // known, else 0. (Pointers are copied to locals: vector stores may alias *this.)
+  template <int kRows, int kTaps>
+  void run_row(int64_t count, uint64_t first) {
+    const int64_t rows_now = kRows != 0 ? kRows : count, taps = kTaps != 0 ? kTaps : p.kernel[2], width = active;
+    const A* fixed_rows[kRows != 0 ? kRows : 1];
+    int64_t fixed_at[kTaps != 0 ? kTaps : 1];
+    int64_t fixed_tap[kRows != 0 ? kRows : 1];
+    for (int i = 0; i < kRows; ++i) fixed_rows[i] = rows[i], fixed_tap[i] = row_tap[i];
+    for (int t = 0; t < kTaps; ++t) fixed_at[t] = tap_at[t];
+    const A* const* from = kRows != 0 ? fixed_rows : rows;
+    const int64_t *at = kTaps != 0 ? fixed_at : tap_at, *base = kRows != 0 ? fixed_tap : row_tap;
+    const Words* words = index;
+    A* values_to = result;
+    I* chosen_to = chosen;
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const auto window = [&](const auto& f) CONVKIT_INLINE_LAMBDA {
+        for (int64_t i = 0; i < rows_now; ++i)
+          for (int64_t t = 0; t < taps; ++t) f(load_vec(from[i] + at[t] + j), splat<I>(static_cast<I>(base[i] + t)));
+      };
+      const auto here = [&]() CONVKIT_INLINE_LAMBDA {
+        LaneIndex<A> lanes;
+        for (int k = 0; k < kParts; ++k) lanes.part[k] = words[j / kWordLanes + k];
+        return lanes + first;
+      };
+      V value;
+      K tap;
+      op.template run<A>(window, here, value, tap);
+      store_vec(values_to + j, value);
+      if constexpr (Op::kChooses) store_vec(chosen_to + j, tap);
+    }
+  }
+
+  void output_row(int64_t group, int64_t tile, int64_t o, int64_t q) {
+    const int64_t r0 = tile * plan.columns, columns = lesser(plan.columns, p.out[2] - r0);
+    const int64_t first_plane = group * plan.group, count = fetch_rows(group, o, q);
+    const uint64_t first = window_index(p, first_plane, o, q, r0);
+    if (count == 2 && p.kernel[2] == 2)
+      run_row<2, 2>(count, first);
+    else if (count == 3 && p.kernel[2] == 3)
+      run_row<3, 3>(count, first);
+    else
+      run_row<0, 0>(count, first);
+    for (int64_t g = 0; g < planes_in(group); ++g) {
+      O* to = data<O>(y) + plane_offset(p, y, first_plane + g) + offset(y, 0, 0, o, q, r0);
+      const A* values = result + g * plan.slot;
+      if (unit_stride(y, kW))
+        for (int64_t j = 0; j < columns; j += kLanes) store_up_to(to + j, load_vec(values + j), columns - j);
+      else
+        for (int64_t j = 0; j < columns; ++j) store_one(to + j * y.stride[kW], values[j]);
+      if constexpr (Op::kChooses) {
+        const int64_t at = plane_offset(p, offsets, first_plane + g) + offset(offsets, 0, 0, o, q, r0);
+        const int64_t bytes = dtype_bytes(offsets.dtype), step = offsets.stride[kW];
+        const I* taps = chosen + g * plan.slot;
+        if (unit_stride(offsets, kW))
+          for (int64_t j = 0; j < columns; j += kLanes)
+            store_taps(offsets.data, at + j, bytes, load_vec(taps + j), columns - j);
+        else
+          for (int64_t j = 0; j < columns; ++j) store_tap(offsets.data, at + j * step, bytes, taps[j]);
+      }
+    }
+  }
+
+  bool run(int64_t begin, int64_t end) {
+    if (!carve_scratch(this, plan)) return false;
+    prepare_taps();
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t band = unit % plan.bands, tile = unit / plan.bands % plan.tiles;
+      const int64_t group = unit / plan.bands / plan.tiles;
+      prepare_tile(tile);
+      for (int64_t i = 0; i < plan.ring; ++i) ring_row[i] = -1;
+      const int64_t last = lesser(plan.rows, (band + 1) * plan.band);
+      for (int64_t row = band * plan.band; row < last; ++row) output_row(group, tile, row / p.out[1], row % p.out[1]);
+    }
+    return true;
+  }
+};
+
+template <typename Op, typename T, typename O>
+struct SingleWindows {
+  using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+
+  const PoolProblem& p;
+  const TensorView &x, &y, &offsets;
+  const Op& op;
+
+  void row(int64_t plane, int64_t o, int64_t q) const {
+    const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
+    for (int64_t r = 0; r < p.out[2]; ++r) {
+      const TapRange w = tap_range(p, 2, r);
+      const auto window = [&](const auto& f) CONVKIT_INLINE_LAMBDA {
+        const T* from = data<T>(x) + plane_offset(p, x, plane) + offset(x, 0, 0, d.start, h.start, w.start);
+        for (int64_t td = d.begin; td < d.end; ++td)
+          for (int64_t th = h.begin; th < h.end; ++th)
+            for (int64_t tw = w.begin; tw < w.end; ++tw)
+              f(load_one(from + offset(x, 0, 0, td * p.dilation[0], th * p.dilation[1], tw * p.dilation[2])),
+                static_cast<I>((td * p.kernel[1] + th) * p.kernel[2] + tw));
+      };
+      A value;
+      I tap;
+      op.template run<A>(window, [&] { return window_index(p, plane, o, q, r); }, value, tap);
+      store_one(data<O>(y) + plane_offset(p, y, plane) + offset(y, 0, 0, o, q, r), value);
+      if constexpr (Op::kChooses)
+        store_tap(offsets.data, plane_offset(p, offsets, plane) + offset(offsets, 0, 0, o, q, r),
+                  dtype_bytes(offsets.dtype), tap);
+    }
+  }
+};
+
+// Runs `op` on every window of x; offsets is read by operations that choose (kChooses).
+template <typename T, typename O, typename Op>
+Status pool_windows(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets,
+                    const Op& op) {
+  using A = pool_accumulate_t<T>;
+  constexpr int64_t lanes = Lanes<A>::count;
+  if (p.n * p.c == 0) return kOk;
+  const int64_t rows = p.out[0] * p.out[1], row_elements = p.out[2] * p.stride[2] * p.stride[1];
+  if (channel_vectors(x, lanes) && channel_vectors(y, lanes) && (!Op::kChooses || channel_vectors(offsets, lanes))) {
+    const ChannelWindows<Op, T, O> windows{p, x, y, offsets, op};
+    for_units(p.n * rows, p.c * row_elements, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) windows.row(i / rows, i % rows / p.out[1], i % p.out[1]);
+    });
+    return kOk;
+  }
+  const RowPlan plan = plan_rows(p, lanes);
+  if (plan.ring * plan.phases * plan.pitch > kMostStaged / static_cast<int64_t>(sizeof(A))) {
+    const SingleWindows<Op, T, O> windows{p, x, y, offsets, op};
+    for_units(p.n * p.c * rows, row_elements, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) windows.row(i / rows, i % rows / p.out[1], i % p.out[1]);
+    });
+    return kOk;
+  }
+  Failure failure;
+  for_units(plan.units(), plan.group * plan.columns * p.stride[2] * plan.band * p.stride[1],
+            [&](int64_t begin, int64_t end) {
+              RowWindows<Op, T, O> task{p, x, y, offsets, op, plan};
+              if (!task.run(begin, end)) failure.raise();
+            });
+  return failure.status();
+}
+
+}  // namespace
+}  // namespace CONVKIT_ISA
+}  // namespace convkit
