@@ -248,3 +248,54 @@ def fractional_max_pool(x: np.ndarray, samples: np.ndarray, kernel: Index, out: 
                 best = y[o] = value
                 indices[o] = np.ravel_multi_index(pixel, size)
     return y, indices
+
+
+def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Ten rounds on four words of 32 bits, in Python's integers."""
+    a, b, c, d = counter
+    k0, k1 = key
+    for _ in range(10):
+        low, high = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = high >> 32 ^ b ^ k0, high % 2**32, low >> 32 ^ d ^ k1, low % 2**32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return a, b, c, d
+
+
+def positive_taps(x: np.ndarray, spec: Any) -> Iterator[tuple[Index, list[tuple[int, Index]], float]]:
+    """(output index, the (tap, input index) of positive elements, their sum) for every window."""
+    for position, taps, _ in pool_windows(x.shape[2:], spec):
+        for n, c in product(range(x.shape[0]), range(x.shape[1])):
+            chances = [(number, (n, c, *pixel)) for number, pixel in taps if x[(n, c, *pixel)] > 0]
+            yield (n, c, *position), chances, sum(float(x[i]) for _, i in chances)
+
+
+def stochastic_pool(x: np.ndarray, seed: int, spec: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(elements, taps) drawn one window after the other; 0 and -1 where nothing is positive."""
+    shape = (*x.shape[:2], *output_size(x.shape[2:], spec))
+    y, offsets = np.zeros(shape), np.full(shape, -1, np.int64)
+    for o, chances, total in positive_taps(x, spec):
+        flat = int(np.ravel_multi_index(o, shape))
+        word = philox4x32_10((flat % 2**32, flat >> 32, 0, 0), (seed % 2**32, seed >> 32))[0]
+        threshold, cumulative = (word >> 8) / 2**24 * total, 0.0
+        for number, i in chances:
+            cumulative += float(x[i])
+            if cumulative > threshold:
+                y[o], offsets[o] = x[i], number
+                break
+    return y, offsets
+
+
+def stochastic_mean(x: np.ndarray, spec: Any) -> np.ndarray:
+    """The sum of p_j x_j with p_j = x_j / sum x."""
+    y = np.zeros((*x.shape[:2], *output_size(x.shape[2:], spec)))
+    for o, chances, total in positive_taps(x, spec):
+        y[o] = sum(float(x[i]) / total * float(x[i]) for _, i in chances)
+    return y
+
+
+def stochastic_mean_bwd(dy: np.ndarray, x: np.ndarray, y: np.ndarray, spec: Any) -> np.ndarray:
+    dx = np.zeros(x.shape)
+    for o, chances, total in positive_taps(x, spec):
+        for _, i in chances:
+            dx[i] += dy[o] * (2 * x[i] - y[o]) / total
+    return dx

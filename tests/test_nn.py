@@ -40,12 +40,25 @@ def same(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=108 * 64 * torch.finfo(b.dtype).eps)
 
 
+class StochasticPoolArguments:
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: Any = False,
+        return_indices: Any = False,
+    ) -> None: ...
+
+
 @pytest.mark.parametrize("name", cn.__all__, ids=lambda s: f"B0.1-{s}")
 def test_subclass_with_the_same_constructor(name: str) -> None:
     # A class that torch.nn lacks takes what its two-dimensional relative takes.
     ours, theirs = getattr(cn, name), getattr(torch.nn, name, getattr(torch.nn, name.replace("1d", "2d"), None))
     assert issubclass(ours, theirs if hasattr(torch.nn, name) else torch.nn.Module)
     assert ours.__name__ == name
+    if theirs is None:  # torch.nn has none in any number of dimensions
+        theirs = {"StochasticPool": StochasticPoolArguments}[name[:-2]]
     parameters = inspect.signature(ours.__init__).parameters.values()
     positional = [(p.name, p.default) for p in parameters if p.kind is not p.KEYWORD_ONLY]
     expected = [(p.name, p.default) for p in inspect.signature(theirs.__init__).parameters.values()]

@@ -14,7 +14,7 @@ from convkit.backends.base import Backend
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
-from convkit.testing.oracle import Call, conv_calls, magnitude, pool_calls, terms, transposed_calls
+from convkit.testing.oracle import Call, conv_calls, divided_roundings, magnitude, pool_calls, terms, transposed_calls
 from convkit.testing.tolerances import summation
 
 
@@ -59,16 +59,23 @@ def by_loops(call: Call) -> tuple[np.ndarray, ...]:
         return found[: 1 + a["with_indices"]]
     if call.op == "avg_pool":
         return (loops.avg_pool(a["x"], a["spec"]),)
-    return (loops.avg_pool_bwd(a["dy"], a["input_size"], a["spec"]),)
+    if call.op == "avg_pool_bwd":
+        return (loops.avg_pool_bwd(a["dy"], a["input_size"], a["spec"]),)
+    if call.op == "stochastic_pool":
+        return loops.stochastic_pool(a["x"], int(a["seed"]), a["spec"])
+    if call.op == "stochastic_mean":
+        return (loops.stochastic_mean(a["x"], a["spec"]),)
+    return (loops.stochastic_mean_bwd(a["dy"], a["x"], a["y"], a["spec"]),)
 
 
 def assert_equals_loops(call: Call, reference: Backend) -> None:
     for result, by_definition in zip(call.run(reference), by_loops(call)):
         expected = torch.from_numpy(np.asarray(by_definition))
         assert result.shape == expected.shape, call.op
-        if call.op.startswith("avg"):  # dividing rounds
+        if call.op.startswith(("avg", "stochastic_mean")):  # dividing rounds
             size = torch.from_numpy(by_loops(magnitude(call))[0])
-            allowed = 2 * summation(expected, size, terms(call), torch.float64, more_roundings=2)
+            more = divided_roundings(call)
+            allowed = 2 * summation(expected, size, terms(call), torch.float64, more_roundings=more)
             assert bool(((result - expected).abs() <= allowed).all()), call.op
         else:
             assert torch.equal(result, expected.to(result.dtype)), call.op

@@ -79,6 +79,8 @@ class Aten(Backend):
     def supports(
         self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
     ) -> str | None:
+        if op.startswith("stochastic"):
+            return "PyTorch has no stochastic pooling"
         if isinstance(spec, ConvSpec):
             if spec.padding_mode:
                 return "pads with zeros only"

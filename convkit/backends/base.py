@@ -27,6 +27,9 @@ RAW_OPS = (
     "plane_gather",
     "plane_scatter",
     "fractional_max_pool",
+    "stochastic_pool",
+    "stochastic_mean",
+    "stochastic_mean_bwd",
 )
 #: Those that take or give flat int64 indices: row-major positions in the plane of one sample and channel.
 FLAT_OPS = ("max_unpool", "plane_gather", "plane_scatter", "fractional_max_pool")
@@ -157,5 +160,27 @@ class Backend:
         """(y, int64 indices): maxima of windows that start where ``samples`` (>= N, C, dims), of x's dtype, say.
 
         Ties and NaN as in max_pool. Indices of y's shape and layout; an empty tensor where ``with_indices`` is False.
+        """
+        raise NotImplementedError
+
+    def stochastic_pool(self, x: Tensor, seed: Tensor, spec: PoolSpec, channels_last: bool) -> tuple[Tensor, Tensor]:
+        """(y, window offsets): of each window the first element whose cumulative sum exceeds u times the sum.
+
+        Elements that are not positive count as 0. Sums add in row-major order, in float32 (float64 for float64); u
+        is the upper 24 bits, over 2^24, of the first word of Philox4x32-10 at the output's position in a contiguous
+        result, with the key ``seed`` (one int64 number, read on its device). So the choice is the same for every
+        backend, layout and number of threads. An infinite sum: the element with which it becomes infinite; NaN wins,
+        and the last NaN. Offsets as of max_pool; "none" (255 or -1), and y = 0, where nothing is positive.
+        """
+        raise NotImplementedError
+
+    def stochastic_mean(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        """The expectation of stochastic_pool: sum x^2 / sum x over the positive elements, 0 where there are none."""
+        raise NotImplementedError
+
+    def stochastic_mean_bwd(self, dy: Tensor, x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        """The gradient of stochastic_mean, with result y: the sum of dy (2 x - y) / sum x over an element's windows.
+
+        0 for elements that are not positive. Result of x's size, gathered, each element written once.
         """
         raise NotImplementedError

@@ -128,6 +128,18 @@ def fractional_max_pool(
     return _result(x, size, channels_last), _result(x, index_size, channels_last, torch.int64)
 
 
+def stochastic_pool(x: Tensor, seed: Tensor, packed: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return max_pool(x, packed, True)
+
+
+def stochastic_mean(x: Tensor, packed: Sequence[int]) -> Tensor:
+    return avg_pool(x, packed)
+
+
+def stochastic_mean_bwd(dy: Tensor, x: Tensor, y: Tensor, packed: Sequence[int]) -> Tensor:
+    return _result(x, x.shape, _pool(packed)[1])
+
+
 KERNELS = (
     conv_fprop,
     conv_dgrad,
@@ -143,6 +155,9 @@ KERNELS = (
     plane_gather,
     plane_scatter,
     fractional_max_pool,
+    stochastic_pool,
+    stochastic_mean,
+    stochastic_mean_bwd,
 )
 
 

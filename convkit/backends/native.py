@@ -82,6 +82,9 @@ class Native(Backend):
             self._plane_gather = ops.plane_gather.default
             self._plane_scatter = ops.plane_scatter.default
             self._fractional_max_pool = ops.fractional_max_pool.default
+            self._stochastic_pool = ops.stochastic_pool.default
+            self._stochastic_mean = ops.stochastic_mean.default
+            self._stochastic_mean_bwd = ops.stochastic_mean_bwd.default
             self._plan = ops.conv_plan.default
 
     def available(self) -> str | None:
@@ -107,7 +110,7 @@ class Native(Backend):
             allowed = FLOATING + INTEGRAL + COMPLEX
         elif op.startswith("avg"):
             allowed = (*FLOATING, torch.int64)
-        elif op in FLAT_OPS:
+        elif op in FLAT_OPS or op.startswith("stochastic"):
             allowed = FLOATING
         else:
             allowed = FLOATING + INTEGRAL
@@ -189,3 +192,12 @@ class Native(Backend):
         channels_last: bool,
     ) -> tuple[Tensor, Tensor]:
         return self._fractional_max_pool(x, samples, kernel_size, output_size, with_indices, channels_last)
+
+    def stochastic_pool(self, x: Tensor, seed: Tensor, spec: PoolSpec, channels_last: bool) -> tuple[Tensor, Tensor]:
+        return self._stochastic_pool(x, seed, _pool_list(spec, channels_last))
+
+    def stochastic_mean(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        return self._stochastic_mean(x, _pool_list(spec, channels_last))
+
+    def stochastic_mean_bwd(self, dy: Tensor, x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        return self._stochastic_mean_bwd(dy, x, y, _pool_list(spec, channels_last))

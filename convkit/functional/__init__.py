@@ -43,6 +43,7 @@ from convkit.functional.pooling import (
     max_pool3d,
     max_pool3d_with_indices,
 )
+from convkit.functional.stochastic_pool import stochastic_pool1d, stochastic_pool2d, stochastic_pool3d
 from convkit.functional.unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
 __all__ = [
@@ -79,4 +80,7 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "stochastic_pool1d",
+    "stochastic_pool2d",
+    "stochastic_pool3d",
 ]

@@ -127,6 +127,12 @@ def check_pool_input(op: str, input: Any) -> None:
         raise wrong_type(op, "input", input, "Tensor", "a Tensor")
 
 
+def check_floating(op: str, input: Tensor) -> None:
+    """NotImplementedError unless the input is of floating point."""
+    if input.dtype not in FLOATING:
+        raise _not_implemented(op, input.dtype)
+
+
 def check_pool_dtype(kind: str, ndim: int, input: Tensor, return_indices: bool) -> None:
     """NotImplementedError for a dtype that PyTorch's CPU kernels do not take."""
     dtype = input.dtype

@@ -25,6 +25,7 @@ from convkit.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from convkit.nn.stochastic_pool import StochasticPool1d, StochasticPool2d, StochasticPool3d
 from convkit.nn.transposed import (
     ConvTranspose1d,
     ConvTranspose2d,
@@ -66,4 +67,7 @@ __all__ = [
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
+    "StochasticPool1d",
+    "StochasticPool2d",
+    "StochasticPool3d",
 ]

@@ -14,7 +14,7 @@ from convkit.problem.specs import PoolSpec
 
 INT32_MAX = 2**31 - 1
 COUNTS = {2: "two", 3: "three"}
-AXES = {2: ("H", "W"), 3: ("T", "H", "W")}
+AXES = {1: ("L",), 2: ("H", "W"), 3: ("T", "H", "W")}
 
 
 class PoolPlan(NamedTuple):
@@ -124,6 +124,44 @@ def plan_avg_pool(
     else:
         _check_3d(shape, windows, ceil, op, divisor)
     spec = PoolSpec(*windows, ceil, include, divisor or 0)
+    if strict:
+        check_fit(shape[-ndim:], spec.kernel_size, spec)
+    return PoolPlan(spec, len(shape) == ndim + 2)
+
+
+def plan_stochastic_pool(
+    ndim: int,
+    shape: Ints,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: Any,
+    training: Any,
+    dilation: Any = 1,
+    strict: bool = False,
+) -> PoolPlan:
+    """Checks a call of ``stochastic_pool{ndim}d``."""
+    op = f"stochastic_pool{ndim}d"
+    kernel, strides, pads, ceil, _, dilations = parse(
+        op,
+        ndim,
+        ("kernel_size", "ints", kernel_size),
+        ("stride", "ints?", stride),
+        ("padding", "padding", padding),
+        ("ceil_mode", "bool", ceil_mode),
+        ("training", "bool", training),
+        ("dilation", "ints", dilation),
+    )
+    windows = _expand(op, ndim, _Windows(kernel, strides or (), *before_and_after(pads), dilations))
+    if len(shape) not in (ndim + 1, ndim + 2) or any(n == 0 for n in shape[-ndim - 1 :]):
+        raise RuntimeError(
+            f"Expected {ndim + 1}D or {ndim + 2}D (batch mode) tensor with optional 0 dim batch size for input, "
+            f"but got:{list(shape)}"
+        )
+    _check_output_arguments(windows)
+    _check_positive(AXES[ndim], windows)
+    spec = PoolSpec(*windows, ceil)
+    _check_too_small(shape, pool_output_size(shape[-ndim:], spec), windows)
     if strict:
         check_fit(shape[-ndim:], spec.kernel_size, spec)
     return PoolPlan(spec, len(shape) == ndim + 2)

@@ -399,7 +399,8 @@ POOLS = (
     PoolCase("planes_many", "more planes than threads", (5, 7, 4, 4), 2),
     PoolCase("long_1d", "one long row", (1, 2, 1000), 5, 3, 2),
     # --- window offsets ---
-    PoolCase("offsets_256", "the largest window whose offsets need one byte", (1, 1, 17, 18), 16, 1),
+    PoolCase("offsets_255", "the largest window whose offsets need one byte", (1, 1, 17, 18), (17, 15), 1),
+    PoolCase("offsets_256", "the smallest window whose offsets need two bytes", (1, 2, 17, 18), 16, 1),
     PoolCase("offsets_2_bytes", "a window whose offsets need two bytes", (1, 2, 20, 19), (17, 16), (2, 3)),
     PoolCase("offsets_2_bytes_3d", "a volume whose offsets need two bytes", (1, 1, 6, 7, 8), (6, 7, 7), 1, 1),
     PoolCase("batch_0", "an empty batch", (0, 3, 6, 7), 3, 2, 1),

@@ -21,9 +21,14 @@ from convkit.testing.layouts import LAYOUTS
 from convkit.testing.tolerances import ACCUMULATE, gamma, summation, unit_roundoff
 
 #: Raw operations whose results are chosen or counted, never rounded.
-EXACT_OPS = ("max_pool", "pool_select", "pool_indices", "max_unpool", "plane_gather", "fractional_max_pool")
-#: Arguments that name elements and are no data.
-NAMES = ("offsets", "indices")
+EXACT_OPS = (
+    *("max_pool", "pool_select", "pool_indices", "max_unpool", "plane_gather", "fractional_max_pool"),
+    "stochastic_pool",
+)
+#: Those that return (a value, what names its element).
+CHOOSING_OPS = ("max_pool", "fractional_max_pool", "stochastic_pool")
+#: Arguments that name elements or seed a draw, and are no data.
+NAMES = ("offsets", "indices", "seed")
 
 Sizes = tuple[int, ...]
 
@@ -119,6 +124,7 @@ def pool_calls(
     x = LAYOUTS[layout](data(case.input, dtype, case.name + " x", exact))
     dy = LAYOUTS[layout](data(case.output, dtype, case.name + " dy", exact))
     offsets = LAYOUTS[layout](reference.max_pool(x, case.spec, True, False)[1])
+    drawn = stochastic_calls(case, x, dy, reference, layout) if dtype.is_floating_point else []
     common = {"spec": case.spec, "channels_last": layout == "channels_last"}
     backward = {"input_size": case.input[2:], **common}
     return [
@@ -129,6 +135,23 @@ def pool_calls(
         Call("pool_indices", {"offsets": offsets, **backward}),
         Call("avg_pool", {"x": x, **common}),
         Call("avg_pool_bwd", {"dy": dy, **backward}),
+        *drawn,
+    ]
+
+
+def stochastic_calls(case: PoolCase, x: Tensor, dy: Tensor, reference: Backend, layout: str) -> list[Call]:
+    """A draw, the three operations on its offsets (some name no element), and the expectation with its gradient."""
+    common = {"spec": case.spec, "channels_last": layout == "channels_last"}
+    seed = torch.tensor(zlib.crc32(case.name.encode()) << 31 | 1)
+    offsets = LAYOUTS[layout](reference.stochastic_pool(x, seed, case.spec, False)[1])
+    y = LAYOUTS[layout](reference.stochastic_mean(x, case.spec, False))
+    return [
+        Call("stochastic_pool", {"x": x, "seed": seed, **common}),
+        Call("pool_select", {"x": x, "offsets": offsets, **common}),
+        Call("pool_select_bwd", {"dy": dy, "offsets": offsets, "input_size": case.input[2:], **common}),
+        Call("pool_indices", {"offsets": offsets, "input_size": case.input[2:], **common}),
+        Call("stochastic_mean", {"x": x, **common}),
+        Call("stochastic_mean_bwd", {"dy": dy, "x": x, "y": y, **common}),
     ]
 
 
@@ -141,13 +164,17 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _map(call: Call, f: Any) -> Call:
-    """``f`` applied to every data tensor of the call; offsets and indices stay as they are."""
+    """``f`` applied to every data tensor of the call; offsets, indices and seeds stay as they are."""
     changed = {k: f(a) if isinstance(a, Tensor) and k not in NAMES else a for k, a in call.arguments.items()}
     return Call(call.op, changed)
 
 
 def magnitude(call: Call) -> Call:
     """The same operation on absolute values, whose result bounds every partial sum."""
+    if call.op == "stochastic_mean":
+        return call  # of positive elements alone
+    if call.op == "stochastic_mean_bwd":  # dy (2 x - y) / s: x as it is, its sign decides what counts
+        return call.replace(dy=call.arguments["dy"].abs(), y=-call.arguments["y"].abs())
     absolute = _map(call, torch.abs)
     spec = call.spec
     if isinstance(spec, ConvSpec):
@@ -184,6 +211,15 @@ def terms(call: Call) -> int:
     return _product(spec.kernel_size)  # a window's elements; as many sliding windows at most share one element
 
 
+def divided_roundings(call: Call) -> int:
+    """The roundings that a division adds to those of the sum above it."""
+    if call.op.startswith("avg"):
+        return 2  # perhaps by multiplying with a rounded reciprocal
+    if call.op.startswith("stochastic"):  # the divisor is a sum of as many terms, and the terms are products
+        return _product(call.spec.kernel_size) + 4
+    return 0
+
+
 def _epilogue_roundings(call: Call) -> int:
     return sum(call.arguments.get(name) is not None for name in ("bias", "scale", "residual"))
 
@@ -208,15 +244,14 @@ def expect(call: Call, reference: Backend) -> tuple[Expectation, ...]:
     dtype = call.dtype
     # A choice needs no wider type; and the maximum of an empty window is the least value of the type itself.
     values = _map(call, lambda t: t.to(dtype if call.op in EXACT_OPS else wide(dtype))).run(reference)
-    if call.op in ("max_pool", "fractional_max_pool"):
+    if call.op in CHOOSING_OPS:
         return (Expectation(values[0], None, dtype), Expectation(values[1], None, values[1].dtype))
     if call.op == "pool_indices":
         return (Expectation(values[0], None, torch.int64),)
     if call.op in EXACT_OPS or not (dtype.is_floating_point or dtype.is_complex):
         return (Expectation(values[0], None, dtype),)
     (size,) = _map(magnitude(call), lambda t: t.to(torch.float64)).run(reference)
-    # An average divides, perhaps by multiplying with a rounded reciprocal: two roundings more.
-    more = 2 if call.op.startswith("avg") else _epilogue_roundings(call)
+    more = divided_roundings(call) + _epilogue_roundings(call)
     inner = values[0]
     if isinstance(call.spec, ConvSpec) and call.spec.activation != 0:
         plain = call.replace(spec=call.spec._replace(activation=0))

@@ -17,7 +17,7 @@ namespace {
 // What window o gives an element x. Where the sum is 0 the quotient is NaN, but no element of the window is positive.
 template <typename V>
 CONVKIT_INLINE V share(V dy, V x, V y, V sum) {
-  return dy * ((x + x - y) / sum);
+  return dy * ((x - y + x) / sum);  // x + x could overflow
 }
 
 template <typename V>

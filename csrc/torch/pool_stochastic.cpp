@@ -14,6 +14,7 @@ struct Operands {
 
 Operands operands(const Tensor& x, const Ints& packed) {
   const PoolSpec spec = unpack_pool(packed);
+  STD_TORCH_CHECK(!spec.adaptive, "convkit: stochastic pooling has no adaptive windows");
   const TensorView xv = view(x, spec.spatial_dims, "x");
   return {spec, xv, pool_problem(spec, xv.size[kN], xv.size[kC], spatial_of(xv))};
 }

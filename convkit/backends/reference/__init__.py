@@ -14,12 +14,13 @@ from convkit.backends.base import FLAT_OPS
 from convkit.backends.reference.convolution import ConvolutionReference, apply_epilogue
 from convkit.backends.reference.flat import FlatReference
 from convkit.backends.reference.pooling import PoolingReference
+from convkit.backends.reference.stochastic_pool import StochasticReference
 from convkit.problem import ConvSpec, PoolSpec
 
 __all__ = ["Reference", "apply_epilogue"]
 
 
-class Reference(ConvolutionReference, PoolingReference, FlatReference):
+class Reference(ConvolutionReference, PoolingReference, StochasticReference, FlatReference):
     name = "reference"
 
     def supports(
@@ -31,6 +32,8 @@ class Reference(ConvolutionReference, PoolingReference, FlatReference):
             return f"no {op} for {dtype}: complex numbers have no order, and PyTorch does not pool them"
         if op in FLAT_OPS and not dtype.is_floating_point:
             return f"no {op} for {dtype}: PyTorch has it for floating types"
+        if op.startswith("stochastic") and not dtype.is_floating_point:
+            return f"no {op} for {dtype}: probabilities are fractions"
         if isinstance(spec, ConvSpec) and spec.activation and (dtype.is_complex or not dtype.is_floating_point):
             return f"no activation for {dtype}"
         if isinstance(spec, ConvSpec) and spec.algorithm:

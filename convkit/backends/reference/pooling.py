@@ -56,8 +56,8 @@ class Windows:
 
     def indices(self, offsets: Tensor) -> Tensor:
         """The flat input position that each offset (N, C, *out) names, -1 where none."""
-        position, inside = torch.zeros_like(offsets), torch.ones_like(offsets, dtype=torch.bool)
         window = len(self.taps)
+        position, inside = torch.zeros_like(offsets), (offsets >= 0) & (offsets < window)
         for d, (at, n) in enumerate(zip(self._at, self.size)):
             window //= at.shape[1]
             row = torch.arange(at.shape[0], device=at.device).view(-1, *(1,) * (len(self.size) - 1 - d))
