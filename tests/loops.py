@@ -250,6 +250,18 @@ def fractional_max_pool(x: np.ndarray, samples: np.ndarray, kernel: Index, out: 
     return y, indices
 
 
+# Published with the generator (Random123, kat_vectors): counter, key, words.
+PHILOX_KNOWN_ANSWERS = [
+    ((0,) * 4, (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((2**32 - 1,) * 4, (2**32 - 1,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
 def philox4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Ten rounds on four words of 32 bits, in Python's integers."""
     a, b, c, d = counter

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import loops
 import numpy as np
 import pytest
 import torch
@@ -120,10 +121,16 @@ def test_covering_windows_spans_every_window_that_reads_an_element(core: Any) ->
 
 
 @pytest.mark.parametrize(
-    "kernel", [(1, 1, 1), (1, 16, 16), (1, 1, 257), (1, 128, 256), (1, 181, 182), (32, 32, 32), (33, 32, 32)]
+    "kernel",
+    [(1, 1, 1), (1, 15, 17), (1, 16, 16), (1, 1, 257), (1, 128, 256), (1, 181, 182), (32, 32, 32), (33, 32, 32)],
 )
 def test_offset_bytes_agrees_with_its_python_twin(core: Any, kernel: tuple[int, int, int]) -> None:
     assert core.offset_bytes(*kernel) == problem.offset_bytes(kernel)
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), loops.PHILOX_KNOWN_ANSWERS)
+def test_philox_gives_its_known_answers(core: Any, counter: Any, key: Any, words: Any) -> None:
+    assert core.philox(counter, key) == words
 
 
 # --- 16-bit floating types -------------------------------------------------------------------------------------

@@ -110,6 +110,22 @@ def off_by_one_offset(call: Call, run: Callable[[Call], Results]) -> Results:
     return y, offsets + 1
 
 
+def next_seed(call: Call, run: Callable[[Call], Results]) -> Results:
+    return run(call.replace(seed=call.arguments["seed"] + 1))
+
+
+def other_order(call: Call, run: Callable[[Call], Results]) -> Results:
+    """Windows are drawn from in the order of another layout: columns before rows."""
+    spec = call.spec
+    turned = spec._replace(**{name: getattr(spec, name)[::-1] for name in spec._fields[:5]})
+    y, offsets = run(call.replace(x=call.arguments["x"].transpose(2, 3), spec=turned))
+    return y.transpose(2, 3).contiguous(), offsets.transpose(2, 3).contiguous()
+
+
+def negatives_counted(call: Call, run: Callable[[Call], Results]) -> Results:
+    return run(call.replace(x=call.arguments["x"].abs()))
+
+
 BUGS = [
     ("conv_fprop", "unequal_2d", shifted_padding),
     ("conv_fprop", "channels_deep", dropped_channel),
@@ -141,6 +157,18 @@ BUGS = [
     ("avg_pool_bwd", "k3_s2_p1", padding_uncounted),
     ("avg_pool_bwd", "ceil_overhang_padded", overhang_counted),
     ("avg_pool_bwd", "gap", forgotten_element),
+    ("stochastic_pool", "k3_s2_p1", shifted_padding),
+    ("stochastic_pool", "k3_s2_p1", next_seed),
+    ("stochastic_pool", "k3_s2_p1", other_order),
+    ("stochastic_pool", "k3_s2_p1", negatives_counted),
+    ("stochastic_pool", "k3_s2_p1", off_by_one_offset),
+    ("stochastic_pool", "gap", forgotten_element),
+    ("stochastic_mean", "k3_s2_p1", shifted_padding),
+    ("stochastic_mean", "k3_s2_p1", negatives_counted),
+    ("stochastic_mean", "gap", forgotten_element),
+    ("stochastic_mean_bwd", "k3_s2_p1", shifted_padding),
+    ("stochastic_mean_bwd", "k3_s2_p1", negatives_counted),
+    ("stochastic_mean_bwd", "gap", forgotten_element),
 ]
 
 

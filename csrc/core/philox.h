@@ -16,27 +16,43 @@ struct MultiplyWords {
   CONVKIT_INLINE uint64_t operator()(uint64_t a, uint32_t m) const { return uint64_t{static_cast<uint32_t>(a)} * m; }
 };
 
-// Ten rounds on the block c. W holds a word in the lower half of 64 bits, W one of them or a vector; upper halves are
-// ignored and left undefined, which spares masks: multiply(W a, uint32_t m) reads the lower ones alone.
-template <typename W, typename Multiply>
-CONVKIT_INLINE void philox4x32_10(W (&c)[4], uint64_t key, const Multiply& multiply) {
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const W p0 = multiply(c[0], 0xD2511F53u), p1 = multiply(c[2], 0xCD9E8D57u);
-    c[0] = (p1 >> 32) ^ c[1] ^ uint64_t { k0 };
-    c[1] = p1;
-    c[2] = (p0 >> 32) ^ c[3] ^ uint64_t { k1 };
-    c[3] = p0;
+// The ten rounds' keys, made of a seed once for many draws.
+struct PhiloxKeys {
+  static constexpr int kRounds = 10;
+  uint64_t k[kRounds][2];
+};
+
+CONVKIT_INLINE PhiloxKeys philox_keys(uint64_t seed) {
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  PhiloxKeys keys;
+  for (auto& k : keys.k) {
+    k[0] = k0;
+    k[1] = k1;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
+  return keys;
 }
 
-// The draw at `index`, in the lower half; the upper is undefined.
+// Rounds `first` to 9 on the block c. W holds a word in the lower half of 64 bits, W one of them or a vector; upper
+// halves are ignored and left undefined, which spares masks: multiply(W a, uint32_t m) reads the lower ones alone.
 template <typename W, typename Multiply>
-CONVKIT_INLINE W philox_draw(W index, uint64_t seed, const Multiply& multiply) {
-  W c[4] = {index, index >> 32, W{}, W{}};
-  philox4x32_10(c, seed, multiply);
+CONVKIT_INLINE void philox_rounds(W (&c)[4], int first, const PhiloxKeys& keys, const Multiply& multiply) {
+  for (int round = first; round < PhiloxKeys::kRounds; ++round) {
+    const W p0 = multiply(c[0], 0xD2511F53u), p1 = multiply(c[2], 0xCD9E8D57u);
+    c[0] = (p1 >> 32) ^ c[1] ^ keys.k[round][0];
+    c[1] = p1;
+    c[2] = (p0 >> 32) ^ c[3] ^ keys.k[round][1];
+    c[3] = p0;
+  }
+}
+
+// The draw at `index`, in the lower half; the upper is undefined. In round 0 half of the block is 0.
+template <typename W, typename Multiply>
+CONVKIT_INLINE W philox_draw(W index, const PhiloxKeys& keys, const Multiply& multiply) {
+  const W p0 = multiply(index, 0xD2511F53u);
+  W c[4] = {(index >> 32) ^ keys.k[0][0], W{}, (p0 >> 32) ^ keys.k[0][1], p0};
+  philox_rounds(c, 1, keys, multiply);
   return c[0];
 }
 
@@ -44,8 +60,8 @@ CONVKIT_INLINE W philox_draw(W index, uint64_t seed, const Multiply& multiply) {
 constexpr int kUniformBits = 24;
 constexpr float kUniformStep = 1.0f / (1 << kUniformBits);
 
-CONVKIT_INLINE float philox_uniform(uint64_t index, uint64_t seed) {
-  const uint32_t word = static_cast<uint32_t>(philox_draw(index, seed, MultiplyWords{}));
+CONVKIT_INLINE float philox_uniform(uint64_t index, const PhiloxKeys& keys) {
+  const uint32_t word = static_cast<uint32_t>(philox_draw(index, keys, MultiplyWords{}));
   return static_cast<float>(word >> (32 - kUniformBits)) * kUniformStep;
 }
 

@@ -16,10 +16,11 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
-// What an element weighs: itself where it is positive, NaN where it is NaN, else 0.
+// What an element weighs: itself where it is positive, NaN where it is NaN, else 0 (of either sign). The processor's
+// maximum: of two operands it returns the second where one is NaN, or both are 0.
 template <typename V>
 CONVKIT_INLINE V stochastic_weight(V x) {
-  return x <= V{} ? V{} : x;
+  return V{} > x ? V{} : x;
 }
 
 template <typename V, typename Window>
@@ -29,17 +30,21 @@ CONVKIT_INLINE V stochastic_sum(const Window& window) {
   return sum;
 }
 
-// The first element whose cumulative sum exceeds uniform() * sum; chosen = -1 and y = 0 where nothing is positive.
+// What the cumulative sum must exceed: u times the sum, and less than an infinite sum.
+template <typename A, typename V>
+CONVKIT_INLINE V stochastic_threshold(V u, V sum) {
+  const V largest = V{} + std::numeric_limits<A>::max();
+  return sum > largest ? largest : u * sum;
+}
+
+// The first element whose cumulative sum exceeds the threshold; chosen = -1 and y = 0 where nothing is positive.
 // A positive element is chosen as soon as one is there: where rounding lets u * sum reach the sum (subnormal
 // numbers), the last of them. An infinite sum: the element with which it becomes infinite, so the first infinite
 // one. NaN wins, and the last NaN, as in max pooling.
-template <typename A, typename V, typename K, typename Window, typename Uniform>
-CONVKIT_INLINE void stochastic_choice(const Window& window, const Uniform& uniform, V& y, K& chosen) {
-  const V largest = V{} + std::numeric_limits<A>::max();
-  const V sum = stochastic_sum<V>(window);
-  const V threshold = sum > largest ? largest : uniform() * sum;
+template <typename V, typename K, typename Window>
+CONVKIT_INLINE void stochastic_search(const Window& window, V threshold, V& y, K& chosen) {
   V cumulative{};
-  auto searching = cumulative <= largest;
+  auto searching = cumulative <= V{};
   y = V{};
   chosen = K{} - 1;
   window([&](V x, K tap) __attribute__((always_inline)) {

@@ -53,13 +53,13 @@ CONVKIT_INLINE LaneIndex<A> lane_steps(uint64_t step) {
 
 // philox_uniform in every lane.
 template <typename A>
-CONVKIT_INLINE Vec<A> lane_uniform(const LaneIndex<A>& index, uint64_t seed) {
+CONVKIT_INLINE Vec<A> lane_uniform(const LaneIndex<A>& index, const PhiloxKeys& keys) {
   using Bits = Vec<tap_t<A>>;
   constexpr int shift = 32 - kUniformBits;
-  Words draw = philox_draw(index.part[0], seed, MultiplyVectors{}) & uint64_t{0xffffffffu};
+  Words draw = philox_draw(index.part[0], keys, MultiplyVectors{}) & uint64_t{0xffffffffu};
   Bits bits;
   if constexpr (sizeof(A) == 4) {
-    draw |= philox_draw(index.part[1], seed, MultiplyVectors{}) << 32;
+    draw |= philox_draw(index.part[1], keys, MultiplyVectors{}) << 32;
     bits = (Bits)((Vec<uint32_t>)draw >> shift);
   } else {
     bits = (Bits)(draw >> shift);

@@ -14,21 +14,57 @@ namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
+template <typename M>
+CONVKIT_INLINE bool any_lane(M mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_testz_si256((__m256i)mask, (__m256i)mask) == 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_epi8((__m128i)mask) != 0;
+#else
+  bool any = false;
+  for (size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) any = any || mask[i] != 0;
+  return any;
+#endif
+}
+
 struct Choose {
   static constexpr bool kChooses = true;
-  uint64_t seed;
+  PhiloxKeys keys;
 
-  template <typename A>
-  static CONVKIT_INLINE Vec<A> uniform(const LaneIndex<A>& index, uint64_t seed) {
-    return lane_uniform<A>(index, seed);
+  // Lanes of which each is empty, or reaches its threshold: stochastic_search needs fewer steps.
+  template <typename V, typename K, typename Window>
+  static CONVKIT_INLINE void search_ordinary(const Window& window, V threshold, V& y, K& chosen) {
+    V cumulative{};
+    auto searching = cumulative <= V{};
+    y = V{};
+    chosen = K{};
+    window([&](V x, K tap) CONVKIT_INLINE_LAMBDA {
+      const V w = stochastic_weight(x);
+      y = searching ? w : y;
+      chosen = searching ? tap : chosen;
+      cumulative = cumulative + w;
+      searching = cumulative <= threshold;
+    });
+    y = searching ? V{} : y;
+    chosen = searching ? K{} - 1 : chosen;
   }
-  template <typename A>
-  static CONVKIT_INLINE A uniform(uint64_t index, uint64_t seed) {
-    return philox_uniform(index, seed);
+
+  template <typename A, typename Window, typename Index>
+  CONVKIT_INLINE void run(const Window& window, const Index& index, Vec<A>& y, Vec<tap_t<A>>& chosen) const {
+    using V = Vec<A>;
+    const V sum = stochastic_sum<V>(window);
+    const V threshold = stochastic_threshold<A>(lane_uniform<A>(index(), keys), sum);
+    if (__builtin_expect(any_lane(~((threshold < sum) | (sum == V{}))), false))
+      stochastic_search(window, threshold, y, chosen);
+    else
+      search_ordinary(window, threshold, y, chosen);
   }
-  template <typename A, typename V, typename K, typename Window, typename Index>
-  CONVKIT_INLINE void run(const Window& window, const Index& index, V& y, K& chosen) const {
-    stochastic_choice<A>(window, [&]() CONVKIT_INLINE_LAMBDA { return uniform<A>(index(), seed); }, y, chosen);
+  template <typename A, typename Window, typename Index>
+  CONVKIT_INLINE void run(const Window& window, const Index& index, A& y, tap_t<A>& chosen) const {
+    const A sum = stochastic_sum<A>(window);
+    stochastic_search(window, stochastic_threshold<A>(static_cast<A>(philox_uniform(index(), keys)), sum), y, chosen);
   }
 };
 
@@ -61,7 +97,7 @@ Status stochastic_pool(const PoolProblem& p, const TensorView& x, const int64_t*
                        const TensorView& offsets) {
   return visit_stochastic(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    return pool_windows<T, T>(p, x, y, offsets, Choose{static_cast<uint64_t>(*seed)});
+    return pool_windows<T, T>(p, x, y, offsets, Choose{philox_keys(static_cast<uint64_t>(*seed))});
   });
 }
 

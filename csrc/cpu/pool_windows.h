@@ -26,6 +26,47 @@ CONVKIT_INLINE uint64_t window_index(const PoolProblem& p, int64_t plane, int64_
   return static_cast<uint64_t>(((plane * p.out[0] + o) * p.out[1] + q) * p.out[2] + r);
 }
 
+// Where the taps of a vector's windows lie, in row major order, and their numbers.
+template <typename E, typename I>
+struct TapList {
+  const E** from = nullptr;
+  I* number = nullptr;
+  int64_t count = 0;
+
+  void carve(Carver& c, const PoolProblem& p) {
+    c.take(&from, volume(p.kernel));
+    c.take(&number, volume(p.kernel));
+  }
+  CONVKIT_INLINE void push(const E* at, int64_t tap) {
+    from[count] = at;
+    number[count++] = static_cast<I>(tap);
+  }
+
+  // Calls f(window) with window(j, g) calling g(x, tap) for each tap, elements j on of each. Windows of common sizes
+  // are copied to registers, and their elements then loaded once.
+  template <typename F>
+  CONVKIT_INLINE void visit(const F& f) const {
+    switch (count) {
+      case 4: return visit_sized<4>(f);
+      case 9: return visit_sized<9>(f);
+      default: return visit_sized<0>(f);
+    }
+  }
+  template <int kCount, typename F>
+  CONVKIT_INLINE void visit_sized(const F& f) const {
+    using K = Vec<I>;
+    const E* fixed[kCount != 0 ? kCount : 1];
+    I fixed_number[kCount != 0 ? kCount : 1];
+    for (int i = 0; i < kCount; ++i) fixed[i] = from[i], fixed_number[i] = number[i];
+    const E* const* at = kCount != 0 ? fixed : from;
+    const I* numbers = kCount != 0 ? fixed_number : number;
+    const int64_t taps = kCount != 0 ? kCount : count;
+    f([&](int64_t j, const auto& g) CONVKIT_INLINE_LAMBDA {
+      for (int64_t i = 0; i < taps; ++i) g(load_vec(at[i] + j), K{} + numbers[i]);
+    });
+  }
+};
+
 // T: elements of x; O: elements of y, with the same accumulate type.
 template <typename Op, typename T, typename O>
 struct ChannelWindows {
@@ -38,39 +79,48 @@ struct ChannelWindows {
   const PoolProblem& p;
   const TensorView &x, &y, &offsets;
   const Op& op;
+  TapList<T, I> taps;
 
-  void row(int64_t n, int64_t o, int64_t q) const {
+  void carve(Carver& c, const PoolProblem& problem) { taps.carve(c, problem); }
+
+  void row(int64_t n, int64_t o, int64_t q) {
     const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
     const int64_t step = p.dilation[2] * x.stride[kW], bytes = Op::kChooses ? dtype_bytes(offsets.dtype) : 0;
     const uint64_t plane = static_cast<uint64_t>(volume(p.out));
     const LaneIndex<A> lanes = lane_steps<A>(plane);
     for (int64_t r = 0; r < p.out[2]; ++r) {
       const TapRange w = tap_range(p, 2, r);
-      const T* from = data<T>(x) + n * x.stride[kN] + w.start * x.stride[kW];
+      const T* start = data<T>(x) + n * x.stride[kN] + w.start * x.stride[kW];
+      taps.count = 0;
+      for (int64_t td = d.begin; td < d.end; ++td)
+        for (int64_t th = h.begin; th < h.end; ++th)
+          for (int64_t tw = w.begin; tw < w.end; ++tw)
+            taps.push(start + (d.start + td * p.dilation[0]) * x.stride[kD] +
+                          (h.start + th * p.dilation[1]) * x.stride[kH] + tw * step,
+                      (td * p.kernel[1] + th) * p.kernel[2] + tw);
       O* to = data<O>(y) + offset(y, n, 0, o, q, r);
       const int64_t taps_to = Op::kChooses ? offset(offsets, n, 0, o, q, r) : 0;
       const uint64_t first = window_index(p, n * p.c, o, q, r);
-      for (int64_t next = 0; next < p.c; next += kLanes) {
-        const int64_t c = lesser(next, p.c - kLanes);  // the last vector overlaps the one before
-        const auto window = [&](const auto& f) CONVKIT_INLINE_LAMBDA {
-          for (int64_t td = d.begin; td < d.end; ++td)
-            for (int64_t th = h.begin; th < h.end; ++th) {
-              const T* row = from + (d.start + td * p.dilation[0]) * x.stride[kD] +
-                             (h.start + th * p.dilation[1]) * x.stride[kH] + c;
-              const int64_t tap = (td * p.kernel[1] + th) * p.kernel[2];
-              for (int64_t tw = w.begin; tw < w.end; ++tw)
-                f(load_vec(row + tw * step), splat<I>(static_cast<I>(tap + tw)));
-            }
-        };
-        V value;
-        K chosen;
-        op.template run<A>(
-            window, [&]() CONVKIT_INLINE_LAMBDA { return lanes + (first + static_cast<uint64_t>(c) * plane); }, value,
-            chosen);
-        store_vec(to + c, value);
-        if constexpr (Op::kChooses) store_taps(offsets.data, taps_to + c, bytes, chosen, kLanes);
-      }
+      taps.visit([&](const auto& window_at) CONVKIT_INLINE_LAMBDA {
+        for (int64_t next = 0; next < p.c; next += kLanes) {
+          const int64_t c = lesser(next, p.c - kLanes);  // the last vector overlaps the one before
+          V value;
+          K chosen;
+          op.template run<A>([&](const auto& f) CONVKIT_INLINE_LAMBDA { window_at(c, f); },
+                             [&]() CONVKIT_INLINE_LAMBDA { return lanes + (first + static_cast<uint64_t>(c) * plane); },
+                             value, chosen);
+          store_vec(to + c, value);
+          if constexpr (Op::kChooses) store_taps(offsets.data, taps_to + c, bytes, chosen, kLanes);
+        }
+      });
     }
+  }
+
+  bool run(int64_t begin, int64_t end) {
+    if (!carve_scratch(this, p)) return false;
+    const int64_t rows = p.out[0] * p.out[1];
+    for (int64_t i = begin; i < end; ++i) row(i / rows, i % rows / p.out[1], i % p.out[1]);
+    return true;
   }
 };
 
@@ -91,8 +141,7 @@ struct RowWindows {
   A* ring = nullptr;            // ring x phases x pitch
   int64_t* ring_row = nullptr;  // which input row (d, h) a ring row holds
   int64_t* tap_at = nullptr;    // where tap t of window 0 lies in a staged row
-  const A** rows = nullptr;     // the ring rows of the current windows
-  int64_t* row_tap = nullptr;   // their tap number before w is added
+  TapList<A, I> taps{};         // of the windows of the current output row
   Words* index = nullptr;       // per position, in LaneIndex's order: its window, counted from the group's first one
   A* result = nullptr;          // width: one output row
   I* chosen = nullptr;
@@ -103,11 +152,10 @@ struct RowWindows {
     c.take(&ring, r.ring * r.phases * r.pitch);
     c.take(&ring_row, r.ring);
     c.take(&tap_at, p.kernel[2]);
-    c.take(&rows, r.ring);
-    c.take(&row_tap, r.ring);
+    taps.carve(c, p);
     c.take(&index, r.width / kWordLanes);
     c.take(&result, r.width + kLanes);
-    c.take(&chosen, r.width + kLanes);
+    if constexpr (Op::kChooses) c.take(&chosen, r.width + kLanes);
   }
 
   CONVKIT_INLINE int64_t planes_in(int64_t group) const { return lesser(plan.group, plan.planes - group * plan.group); }
@@ -147,65 +195,50 @@ struct RowWindows {
                 p.stride[2], plan.phases, plan.pitch, ring + to * plan.phases * plan.pitch + g * plan.slot);
   }
 
-  // Collects the ring rows that the windows of output row (o, q) read; their number.
-  int64_t fetch_rows(int64_t group, int64_t o, int64_t q) {
+  // Collects the taps of the windows of output row (o, q), those in the padding of w included.
+  void fetch_rows(int64_t group, int64_t o, int64_t q) {
     const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
-    int64_t count = 0;
+    taps.count = 0;
     for (int64_t td = d.begin; td < d.end; ++td)
       for (int64_t th = h.begin; th < h.end; ++th) {
         const int64_t in_h = h.start + th * p.dilation[1];
         // Undilated windows share rows: keyed by position, a row outlives the window that fetched it.
         const int64_t to = td * p.kernel[1] + (p.dilation[1] == 1 ? in_h % p.kernel[1] : th);
         fetch_row(group, d.start + td * p.dilation[0], in_h, to);
-        rows[count] = ring + to * plan.phases * plan.pitch;
-        row_tap[count++] = (td * p.kernel[1] + th) * p.kernel[2];
+        const A* row = ring + to * plan.phases * plan.pitch;
+        for (int64_t tw = 0; tw < p.kernel[2]; ++tw)
+          taps.push(row + tap_at[tw], (td * p.kernel[1] + th) * p.kernel[2] + tw);
       }
-    return count;
   }
 
-  // The windows of one output row, whose taps lie in `count` ring rows; kRows, kTaps: the window's size where it is
-  // known, else 0. (Pointers are copied to locals: vector stores may alias *this.)
-  template <int kRows, int kTaps>
-  void run_row(int64_t count, uint64_t first) {
-    const int64_t rows_now = kRows != 0 ? kRows : count, taps = kTaps != 0 ? kTaps : p.kernel[2], width = active;
-    const A* fixed_rows[kRows != 0 ? kRows : 1];
-    int64_t fixed_at[kTaps != 0 ? kTaps : 1];
-    int64_t fixed_tap[kRows != 0 ? kRows : 1];
-    for (int i = 0; i < kRows; ++i) fixed_rows[i] = rows[i], fixed_tap[i] = row_tap[i];
-    for (int t = 0; t < kTaps; ++t) fixed_at[t] = tap_at[t];
-    const A* const* from = kRows != 0 ? fixed_rows : rows;
-    const int64_t *at = kTaps != 0 ? fixed_at : tap_at, *base = kRows != 0 ? fixed_tap : row_tap;
-    const Words* words = index;
-    A* values_to = result;
-    I* chosen_to = chosen;
-    for (int64_t j = 0; j < width; j += kLanes) {
-      const auto window = [&](const auto& f) CONVKIT_INLINE_LAMBDA {
-        for (int64_t i = 0; i < rows_now; ++i)
-          for (int64_t t = 0; t < taps; ++t) f(load_vec(from[i] + at[t] + j), splat<I>(static_cast<I>(base[i] + t)));
-      };
-      const auto here = [&]() CONVKIT_INLINE_LAMBDA {
-        LaneIndex<A> lanes;
-        for (int k = 0; k < kParts; ++k) lanes.part[k] = words[j / kWordLanes + k];
-        return lanes + first;
-      };
-      V value;
-      K tap;
-      op.template run<A>(window, here, value, tap);
-      store_vec(values_to + j, value);
-      if constexpr (Op::kChooses) store_vec(chosen_to + j, tap);
-    }
+  // The windows of one output row. (Pointers are copied to locals: vector stores may alias *this.)
+  void run_row(uint64_t first) {
+    taps.visit([&](const auto& window_at) CONVKIT_INLINE_LAMBDA {
+      const int64_t width = active;
+      const Words* words = index;
+      A* values_to = result;
+      I* chosen_to = chosen;
+      for (int64_t j = 0; j < width; j += kLanes) {
+        V value;
+        K tap;
+        op.template run<A>([&](const auto& f) CONVKIT_INLINE_LAMBDA { window_at(j, f); },
+                           [&]() CONVKIT_INLINE_LAMBDA {
+                             LaneIndex<A> lanes;
+                             for (int k = 0; k < kParts; ++k) lanes.part[k] = words[j / kWordLanes + k];
+                             return lanes + first;
+                           },
+                           value, tap);
+        store_vec(values_to + j, value);
+        if constexpr (Op::kChooses) store_vec(chosen_to + j, tap);
+      }
+    });
   }
 
   void output_row(int64_t group, int64_t tile, int64_t o, int64_t q) {
     const int64_t r0 = tile * plan.columns, columns = lesser(plan.columns, p.out[2] - r0);
-    const int64_t first_plane = group * plan.group, count = fetch_rows(group, o, q);
-    const uint64_t first = window_index(p, first_plane, o, q, r0);
-    if (count == 2 && p.kernel[2] == 2)
-      run_row<2, 2>(count, first);
-    else if (count == 3 && p.kernel[2] == 3)
-      run_row<3, 3>(count, first);
-    else
-      run_row<0, 0>(count, first);
+    const int64_t first_plane = group * plan.group;
+    fetch_rows(group, o, q);
+    run_row(window_index(p, first_plane, o, q, r0));
     for (int64_t g = 0; g < planes_in(group); ++g) {
       O* to = data<O>(y) + plane_offset(p, y, first_plane + g) + offset(y, 0, 0, o, q, r0);
       const A* values = result + g * plan.slot;
@@ -279,14 +312,15 @@ Status pool_windows(const PoolProblem& p, const TensorView& x, const TensorView&
                     const Op& op) {
   using A = pool_accumulate_t<T>;
   constexpr int64_t lanes = Lanes<A>::count;
+  Failure failure;
   if (p.n * p.c == 0) return kOk;
   const int64_t rows = p.out[0] * p.out[1], row_elements = p.out[2] * p.stride[2] * p.stride[1];
   if (channel_vectors(x, lanes) && channel_vectors(y, lanes) && (!Op::kChooses || channel_vectors(offsets, lanes))) {
-    const ChannelWindows<Op, T, O> windows{p, x, y, offsets, op};
     for_units(p.n * rows, p.c * row_elements, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) windows.row(i / rows, i % rows / p.out[1], i % p.out[1]);
+      ChannelWindows<Op, T, O> task{p, x, y, offsets, op, {}};
+      if (!task.run(begin, end)) failure.raise();
     });
-    return kOk;
+    return failure.status();
   }
   const RowPlan plan = plan_rows(p, lanes);
   if (plan.ring * plan.phases * plan.pitch > kMostStaged / static_cast<int64_t>(sizeof(A))) {
@@ -296,7 +330,6 @@ Status pool_windows(const PoolProblem& p, const TensorView& x, const TensorView&
     });
     return kOk;
   }
-  Failure failure;
   for_units(plan.units(), plan.group * plan.columns * p.stride[2] * plan.band * p.stride[1],
             [&](int64_t begin, int64_t end) {
               RowWindows<Op, T, O> task{p, x, y, offsets, op, plan};

@@ -3,6 +3,7 @@
 
 #include "core/conv_problem.h"
 #include "core/dtype.h"
+#include "core/philox.h"
 
 #define CONVKIT_STRING_OF(name) #name
 #define CONVKIT_STRING(name) CONVKIT_STRING_OF(name)
@@ -38,6 +39,11 @@ const CoreFunctions kCoreFunctions = {
       covering_windows(p, dim, i, begin, end);
     },
     [](const PoolProblem& p) { return offset_bytes(p); },
+    [](const uint32_t counter[4], uint64_t key, uint32_t words[4]) {
+      uint64_t block[4] = {counter[0], counter[1], counter[2], counter[3]};
+      philox_rounds(block, 0, philox_keys(key), MultiplyWords{});
+      for (int i = 0; i < 4; ++i) words[i] = static_cast<uint32_t>(block[i]);
+    },
     [](const uint16_t* from, float* to, int64_t n) {
       for (int64_t i = 0; i < n; ++i) to[i] = to_float(bfloat16{from[i]});
     },

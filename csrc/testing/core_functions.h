@@ -18,6 +18,9 @@ struct CoreFunctions {
   void (*covering_windows)(const PoolProblem&, int dim, int64_t i, int64_t* begin, int64_t* end);
   int64_t (*offset_bytes)(const PoolProblem&);
 
+  // The four words of a block of Philox4x32-10.
+  void (*philox)(const uint32_t counter[4], uint64_t key, uint32_t words[4]);
+
   // Element by element, n of them.
   void (*bfloat16_to_float)(const uint16_t* from, float* to, int64_t n);
   void (*float_to_bfloat16)(const float* from, uint16_t* to, int64_t n);

@@ -3,8 +3,10 @@
 //   convkit_testing.instruction_sets()            those compiled in that this processor runs
 //   convkit_testing.core("avx2").tap_range(...)   one copy's functions
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -125,6 +127,12 @@ PYBIND11_MODULE(convkit_testing, m) {
              convkit::PoolProblem p{};
              p.kernel = convkit::Spatial{{depth, height, width}};
              return f.offset_bytes(p);
+           })
+      .def("philox",
+           [](Core f, const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
+             std::array<uint32_t, 4> words{};
+             f.philox(counter.data(), uint64_t{key[1]} << 32 | key[0], words.data());
+             return py::make_tuple(words[0], words[1], words[2], words[3]);
            })
       .def("bfloat16_to_float", [](Core f, const std::string& a) { return convkit::convert(f.bfloat16_to_float, a); })
       .def("float_to_bfloat16", [](Core f, const std::string& a) { return convkit::convert(f.float_to_bfloat16, a); })
