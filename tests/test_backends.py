@@ -175,8 +175,9 @@ def test_the_reference_keeps_its_precision_under_autocast() -> None:
 def test_every_backend_has_every_raw_operation() -> None:
     for name in backends.names():
         implementation = type(backends.get(name))
-        missing = [op for op in RAW_OPS if getattr(implementation, op) is getattr(Backend, op)]
-        assert missing == [], f"{name} lacks {missing}"
+        lacking = [op for op in RAW_OPS if getattr(implementation, op) is getattr(Backend, op)]
+        missing = [op for op in lacking if backends.get(name).supports(op, torch.float32, CPU, None) is None]
+        assert missing == [], f"{name} lacks {missing} without giving a reason"
 
 
 @pytest.mark.parametrize("case", [*CONVOLUTIONS, *TRANSPOSED, *POOLS], ids=lambda c: c.name)
