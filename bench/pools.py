@@ -121,27 +121,26 @@ UNPOOLED = ({"kernel_size": 2, "stride": 2}, None, rivals.pooled(2, 2))
 ROWS = [
     PoolRow("M01", "max_pool2d", (256, 6, 24, 24), {"kernel_size": 2, "stride": 2}, source="LeNet-5 pool 1"),
     PoolRow("M02", "max_pool2d", (32, 192, 27, 27), {"kernel_size": 3, "stride": 2}, source="AlexNet pool 2"),
+    PoolRow("M03", "max_pool2d", (64, 512, 14, 14), {"kernel_size": 2, "stride": 2}, source="VGG pool 5"),
     *(
         PoolRow(
-            f"S{number:02}",
+            f"ST{number}",
             "stochastic_pool2d",
             shape,
-            {"kernel_size": (k, k), "stride": (s, s), "padding": (p, p), **({} if training else {"training": False})},
-            rivals.stochastic_pool2d if training else rivals.stochastic_pool2d_expected,
+            {"kernel_size": (k, k), "stride": (s, s), "padding": (p, p)},
+            rivals.stochastic_pool2d,
             source=source,
         )
-        for number, (shape, k, s, p, training, source) in enumerate(
+        for number, (shape, k, s, p, source) in enumerate(
             (
-                ((64, 64, 32, 32), 3, 2, 1, True, "Zeiler & Fergus 2013, CIFAR-10, pool 1"),
-                ((32, 64, 56, 56), 2, 2, 0, True, "VGG pool 2's window"),
-                ((16, 64, 112, 112), 3, 2, 1, True, "ResNet stem's window"),
-                ((16, 192, 28, 28), 3, 1, 1, True, "Inception's window"),
-                ((64, 64, 32, 32), 3, 2, 1, False, "the expectation in evaluation"),
+                ((64, 64, 32, 32), 3, 2, 1, "Zeiler & Fergus 2013, CIFAR-10, pool 1"),
+                ((32, 64, 56, 56), 2, 2, 0, "VGG pool 2's window"),
+                ((16, 64, 112, 112), 3, 2, 1, "ResNet stem's window"),
+                ((16, 192, 28, 28), 3, 1, 1, "Inception's window"),
             ),
             1,
         )
     ),
-    PoolRow("M03", "max_pool2d", (64, 512, 14, 14), {"kernel_size": 2, "stride": 2}, source="VGG pool 5"),
     PoolRow("AA1", "adaptive_avg_pool2d", (64, 256, 13, 13), {"output_size": 6}, source="AlexNet, other image sizes"),
     PoolRow("AA2", "adaptive_avg_pool2d", (64, 512, 14, 14), {"output_size": 7}, source="VGG head"),
     PoolRow("AA3", "adaptive_avg_pool2d", (64, 512, 10, 10), {"output_size": 7}, source="VGG head, 320 pixels"),

@@ -53,12 +53,3 @@ def stochastic_pool2d(x: Tensor, kernel_size: Pair, stride: Pair, padding: Pair 
         start = torch.arange(rows)[:, None] * (stride[0] * width) + torch.arange(columns) * stride[1]
         index = flat[chosen].add_(start).flatten(2)
     return padded.flatten(2).gather(2, index).view_as(total)
-
-
-def stochastic_pool2d_expected(
-    x: Tensor, kernel_size: Pair, stride: Pair, padding: Pair = (0, 0), training: bool = False
-) -> Tensor:
-    """The expectation, sum x^2 / sum x over each window."""
-    weights = x.relu()
-    squares = F.avg_pool2d(weights.square(), kernel_size, stride, padding)
-    return squares / F.avg_pool2d(weights, kernel_size, stride, padding).clamp_min(torch.finfo(x.dtype).tiny)
