@@ -14,6 +14,7 @@ CONVS = {"dense": 0.6, "batch1": 0.6, "depthwise": 1.0}
 # Of poolings, by family, pass and layout.
 POOLS: dict[str, dict[tuple[str, str], float]] = {
     "max_pool": {("forward+backward", "nchw"): 3.0},
+    "lp_pool": {(p, layout): 3.0 for p in ("forward", "forward+backward") for layout in ("nchw", "nhwc")},
     "adaptive_avg_pool": {("forward", "nchw"): 1.5},
     "adaptive_max_pool": {("forward", "nchw"): 1.5},
 }
@@ -28,4 +29,6 @@ def floor(problem: Row, pass_: str, layout: str) -> float | None:
             return 4.0
         if problem.op == "avg_pool2d":
             return 2.0
+    if problem.family == "lp_pool" and problem.arguments["norm_type"] != 2:
+        return None
     return POOLS.get(problem.family, {}).get((pass_, layout))

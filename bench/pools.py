@@ -113,6 +113,7 @@ class Kind(NamedTuple):
 KINDS = {
     "max": Kind("max_pool"),
     "avg": Kind("avg_pool"),
+    "lp2": Kind("lp_pool", {"norm_type": 2.0}, padding=False),
 }
 
 # Unpooling's shapes are those of what was pooled, and comes back.
@@ -169,15 +170,30 @@ ROWS = [
     PoolRow(
         "F02", "fractional_max_pool3d", (8, 32, 24, 24, 24), {"kernel_size": 2, "output_ratio": 0.6}, source="volumes"
     ),
+    *(
+        PoolRow(f"L0{i}", "lp_pool2d", shape, {"norm_type": p, "kernel_size": k, "stride": 2}, source=source)
+        for i, (p, k, shape, source) in enumerate(
+            (
+                (2.0, 3, (32, 64, 112, 112), "ResNet's first pool"),
+                (2.0, 2, (32, 128, 56, 56), "halving, p = 2"),
+                (1.0, 3, (32, 64, 112, 112), "p = 1"),
+                (3.0, 3, (32, 64, 112, 112), "p = 3"),
+                (2.5, 3, (32, 64, 112, 112), "a power without a shorter way"),
+            ),
+            1,
+        )
+    ),
 ]
 
 
 def suite_row(row: Mapping[str, Any], name: str) -> PoolRow:
     """The window of a pool of suite.json with the kind of pooling that ``name`` stands for."""
     kind = KINDS[name]
-    arguments = {"kernel_size": tuple(row["kernel"]), "stride": tuple(row["stride"])}
+    arguments: dict[str, Any] = {"kernel_size": tuple(row["kernel"]), "stride": tuple(row["stride"])}
     if kind.padding:
         arguments["padding"] = tuple(row["padding"])
+    if len(row["kernel"]) == 1:  # lp_pool1d takes no tuple
+        arguments["kernel_size"] = row["kernel"][0]
     spatial = tuple(row["spatial"])
     return PoolRow(
         f"{row['id']}-{name}",

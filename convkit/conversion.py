@@ -20,6 +20,7 @@ from convkit.backends import get
 _KINDS = ("Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "MaxUnpool")
 _NAMES = [f"{kind}{n}d" for kind in _KINDS for n in (1, 2, 3)]
 _NAMES += ["FractionalMaxPool2d", "FractionalMaxPool3d"]
+_NAMES += ["LPPool1d", "LPPool2d", "LPPool3d"]
 REPLACEMENTS: dict[type, type] = {getattr(torch.nn, name): getattr(nn, name) for name in _NAMES}
 ORIGINALS: dict[type, type] = {ours: theirs for theirs, ours in REPLACEMENTS.items()}
 

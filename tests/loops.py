@@ -310,4 +310,30 @@ def stochastic_mean_bwd(dy: np.ndarray, x: np.ndarray, y: np.ndarray, spec: Any)
     for o, chances, total in positive_taps(x, spec):
         for _, i in chances:
             dx[i] += dy[o] * (2 * x[i] - y[o]) / total
+
+
+def lp_pool(x: np.ndarray, p: float, norm: bool, spec: Any) -> np.ndarray:
+    """Roots of window sums of powers; PyTorch's sums stand for whole windows, a norm's are what they are."""
+    y = np.zeros((*x.shape[:2], *output_size(x.shape[2:], spec)))
+    window = int(np.prod(spec.kernel_size))
+    for position, taps, counted in pool_windows(x.shape[2:], spec):
+        for n, c in product(range(x.shape[0]), range(x.shape[1])):
+            values = [float(x[(n, c, *pixel)]) for _, pixel in taps]
+            total = sum(abs(v) ** p for v in values) if norm else sum(v**p for v in values) * window / max(counted, 1)
+            y[(n, c, *position)] = total ** (1 / p)
+    return y
+
+
+def lp_pool_bwd(dy: np.ndarray, x: np.ndarray, y: np.ndarray, p: float, norm: bool, spec: Any) -> np.ndarray:
+    dx = np.zeros(x.shape)
+    window = int(np.prod(spec.kernel_size))
+    for position, taps, counted in pool_windows(x.shape[2:], spec):
+        for n, c in product(range(x.shape[0]), range(x.shape[1])):
+            o = (n, c, *position)
+            for _, pixel in taps:
+                i = (n, c, *pixel)
+                if y[o] == 0 or (norm and x[i] == 0):
+                    continue
+                slope = abs(x[i]) ** (p - 1) * np.sign(x[i]) if norm else x[i] ** (p - 1) * window / max(counted, 1)
+                dx[i] += dy[o] * slope * y[o] ** (1 - p)
     return dx

@@ -216,6 +216,13 @@ REFUSED = {
     "fractional pooling of integers": lambda ops: ops.fractional_max_pool(
         X.long(), SAMPLES.long(), [2, 2], [3, 3], True, False
     ),
+    "lp_pool of integers": lambda ops: ops.lp_pool(X.int(), None, POOL, 2.0, False),
+    "exponent of two elements": lambda ops: ops.lp_pool(X, torch.ones(2), POOL, 0.0, False),
+    "exponent of no floating dtype": lambda ops: ops.lp_pool(X, torch.tensor(2), POOL, 0.0, False),
+    "lp_pool's result of another shape": lambda ops: ops.lp_pool_bwd(X, X, X, None, POOL, 2.0, False),
+    "lp_pool's gradient of another shape": lambda ops: ops.lp_pool_bwd(
+        X, X, torch.ones(2, 4, 3, 3), None, POOL, 2.0, False
+    ),
     "offsets of another dtype": lambda ops: ops.pool_select(X, torch.zeros(2, 4, 3, 3, dtype=torch.int32), POOL),
     "offsets of another shape": lambda ops: ops.pool_select(X, torch.zeros(2, 4, 3, 2, dtype=torch.uint8), POOL),
 }

@@ -14,7 +14,16 @@ from convkit.backends.base import Backend
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
-from convkit.testing.oracle import Call, conv_calls, divided_roundings, magnitude, pool_calls, terms, transposed_calls
+from convkit.testing.oracle import (
+    Call,
+    conv_calls,
+    divided_roundings,
+    expect,
+    magnitude,
+    pool_calls,
+    terms,
+    transposed_calls,
+)
 from convkit.testing.tolerances import summation
 
 
@@ -59,6 +68,11 @@ def by_loops(call: Call) -> tuple[np.ndarray, ...]:
         return found[: 1 + a["with_indices"]]
     if call.op == "avg_pool":
         return (loops.avg_pool(a["x"], a["spec"]),)
+    if call.op.startswith("lp"):
+        p = a["p"] if a["exponent"] is None else float(a["exponent"])
+        if call.op == "lp_pool":
+            return (loops.lp_pool(a["x"], p, a["norm"], a["spec"]),)
+        return (loops.lp_pool_bwd(a["dy"], a["x"], a["y"], p, a["norm"], a["spec"]),)
     if call.op == "avg_pool_bwd":
         return (loops.avg_pool_bwd(a["dy"], a["input_size"], a["spec"]),)
     if call.op == "stochastic_pool":
@@ -72,7 +86,11 @@ def assert_equals_loops(call: Call, reference: Backend) -> None:
     for result, by_definition in zip(call.run(reference), by_loops(call)):
         expected = torch.from_numpy(np.asarray(by_definition))
         assert result.shape == expected.shape, call.op
-        if call.op.startswith(("avg", "stochastic_mean")):  # dividing rounds
+        if call.op.startswith("lp"):  # so do powers and roots
+            (bound,) = expect(call, reference)
+            assert bound.tolerance is not None
+            assert bool(((result - expected).abs() <= 2 * bound.tolerance).all()), call.op
+        elif call.op.startswith(("avg", "stochastic_mean")):  # dividing rounds
             size = torch.from_numpy(by_loops(magnitude(call))[0])
             more = divided_roundings(call)
             allowed = 2 * summation(expected, size, terms(call), torch.float64, more_roundings=more)

@@ -94,6 +94,9 @@ class Aten(Backend):
             return f"has no adaptive pooling for {dtype}"
         if isinstance(spec, PoolSpec) and 0 in spec.output_size:
             return "has no gradient of a pooling into nothing"
+        plain = not isinstance(spec, PoolSpec) or not (any(spec.pad_before) or any(d != 1 for d in spec.dilation))
+        if op.startswith("lp") and not plain:
+            return "has neither padding nor dilation for lp_pool"
         if op == "conv_wgrad" and not (dtype.is_floating_point or dtype.is_complex):
             return f"no {op} for {dtype}"
         return _reference.supports(op, dtype, device, spec)
@@ -292,3 +295,29 @@ class Aten(Backend):
             y, indices = pool(x, list(kernel_size), list(output_size), samples)
         kept = indices if with_indices else indices[:0]
         return _in_layout(y, channels_last), _in_layout(kept, channels_last)
+
+    def lp_pool(
+        self, x: Tensor, exponent: Tensor | None, spec: PoolSpec, p: float, norm: bool, channels_last: bool
+    ) -> Tensor:
+        if norm:
+            raise RuntimeError("backend 'aten' cannot run lp_pool: PyTorch has semantics 'torch' only")
+        function = getattr(F, f"lp_pool{x.dim() - 2}d")
+        kernel_size = spec.kernel_size[0] if x.dim() == 3 else spec.kernel_size
+        y = function(x, p if exponent is None else exponent.to(x.dtype), kernel_size, spec.stride, spec.ceil_mode)
+        return _in_layout(y, channels_last)
+
+    def lp_pool_bwd(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor,
+        exponent: Tensor | None,
+        spec: PoolSpec,
+        p: float,
+        norm: bool,
+        channels_last: bool,
+    ) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = self.lp_pool(x, exponent, spec, p, norm, channels_last)
+        return _in_layout(torch.autograd.grad(y, x, dy)[0], channels_last)

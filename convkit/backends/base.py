@@ -30,6 +30,8 @@ RAW_OPS = (
     "stochastic_pool",
     "stochastic_mean",
     "stochastic_mean_bwd",
+    "lp_pool",
+    "lp_pool_bwd",
 )
 #: Those that take or give flat int64 indices: row-major positions in the plane of one sample and channel.
 FLAT_OPS = ("max_unpool", "plane_gather", "plane_scatter", "fractional_max_pool")
@@ -182,5 +184,34 @@ class Backend:
         """The gradient of stochastic_mean, with result y: the sum of dy (2 x - y) / sum x over an element's windows.
 
         0 for elements that are not positive. Result of x's size, gathered, each element written once.
+        """
+        raise NotImplementedError
+
+    def lp_pool(
+        self, x: Tensor, exponent: Tensor | None, spec: PoolSpec, p: float, norm: bool, channels_last: bool
+    ) -> Tensor:
+        """y = (window sum of x^p)^(1/p). p is the one element of ``exponent`` where that is given.
+
+        The sum is taken times (size of the window) / (its elements in the padded input), as PyTorch does where
+        ceil_mode's windows hang over. ``norm``: of |x|^p, elements of the input only, and by way of |x| / m with m
+        the window's largest |x| (smallest for p < 0), so that nothing overflows or underflows.
+        The divisors of ``spec`` do not matter.
+        """
+        raise NotImplementedError
+
+    def lp_pool_bwd(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor,
+        exponent: Tensor | None,
+        spec: PoolSpec,
+        p: float,
+        norm: bool,
+        channels_last: bool,
+    ) -> Tensor:
+        """dx of y = lp_pool(x): x^(p-1) times the sum of dy y^(1-p) over the windows that read x; 0 where y is 0.
+
+        ``norm``: sum of dy sign(x) (|x| / y)^(p-1), finite for finite operands, and 0 where x is 0.
         """
         raise NotImplementedError

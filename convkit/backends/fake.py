@@ -140,6 +140,16 @@ def stochastic_mean_bwd(dy: Tensor, x: Tensor, y: Tensor, packed: Sequence[int])
     return _result(x, x.shape, _pool(packed)[1])
 
 
+def lp_pool(x: Tensor, exponent: Tensor | None, packed: Sequence[int], p: float, norm: bool) -> Tensor:
+    return avg_pool(x, packed)
+
+
+def lp_pool_bwd(
+    dy: Tensor, x: Tensor, y: Tensor, exponent: Tensor | None, packed: Sequence[int], p: float, norm: bool
+) -> Tensor:
+    return _result(dy, x.shape, _pool(packed)[1])
+
+
 KERNELS = (
     conv_fprop,
     conv_dgrad,
@@ -158,6 +168,8 @@ KERNELS = (
     stochastic_pool,
     stochastic_mean,
     stochastic_mean_bwd,
+    lp_pool,
+    lp_pool_bwd,
 )
 
 

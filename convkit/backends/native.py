@@ -85,6 +85,8 @@ class Native(Backend):
             self._stochastic_pool = ops.stochastic_pool.default
             self._stochastic_mean = ops.stochastic_mean.default
             self._stochastic_mean_bwd = ops.stochastic_mean_bwd.default
+            self._lp_pool = ops.lp_pool.default
+            self._lp_pool_bwd = ops.lp_pool_bwd.default
             self._plan = ops.conv_plan.default
 
     def available(self) -> str | None:
@@ -108,6 +110,8 @@ class Native(Backend):
             return f"no compiled kernels for {device.type} tensors"
         if op.startswith("conv"):
             allowed = FLOATING + INTEGRAL + COMPLEX
+        elif op.startswith("lp"):
+            allowed = FLOATING
         elif op.startswith("avg"):
             allowed = (*FLOATING, torch.int64)
         elif op in FLAT_OPS or op.startswith("stochastic"):
@@ -201,3 +205,21 @@ class Native(Backend):
 
     def stochastic_mean_bwd(self, dy: Tensor, x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
         return self._stochastic_mean_bwd(dy, x, y, _pool_list(spec, channels_last))
+
+    def lp_pool(
+        self, x: Tensor, exponent: Tensor | None, spec: PoolSpec, p: float, norm: bool, channels_last: bool
+    ) -> Tensor:
+        return self._lp_pool(x, exponent, _pool_list(spec, channels_last), p, norm)
+
+    def lp_pool_bwd(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor,
+        exponent: Tensor | None,
+        spec: PoolSpec,
+        p: float,
+        norm: bool,
+        channels_last: bool,
+    ) -> Tensor:
+        return self._lp_pool_bwd(dy, x, y, exponent, _pool_list(spec, channels_last), p, norm)

@@ -32,6 +32,7 @@ from convkit.functional.fractional_pool import (
     fractional_max_pool3d,
     fractional_max_pool3d_with_indices,
 )
+from convkit.functional.lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
 from convkit.functional.pooling import (
     avg_pool1d,
     avg_pool2d,
@@ -71,6 +72,9 @@ __all__ = [
     "fractional_max_pool2d_with_indices",
     "fractional_max_pool3d",
     "fractional_max_pool3d_with_indices",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
     "max_pool1d",
     "max_pool1d_with_indices",
     "max_pool2d",

@@ -17,6 +17,14 @@ from convkit.nn.convolution import (
     LazyConv3d,
 )
 from convkit.nn.fractional_pool import FractionalMaxPool1d, FractionalMaxPool2d, FractionalMaxPool3d
+from convkit.nn.lp_pooling import (
+    GaussianLPPool1d,
+    GaussianLPPool2d,
+    GaussianLPPool3d,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
+)
 from convkit.nn.pooling import (
     AvgPool1d,
     AvgPool2d,
@@ -55,6 +63,12 @@ __all__ = [
     "FractionalMaxPool1d",
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
+    "GaussianLPPool1d",
+    "GaussianLPPool2d",
+    "GaussianLPPool3d",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "LazyConv1d",
     "LazyConv2d",
     "LazyConv3d",

@@ -18,7 +18,7 @@ from convkit.backends.base import Backend
 from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec, largest_window
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.tolerances import ACCUMULATE, gamma, summation, unit_roundoff
+from convkit.testing.tolerances import ACCUMULATE, LP_SLOPE, gamma, root_of_sum, summation, unit_roundoff
 
 #: Raw operations whose results are chosen or counted, never rounded.
 EXACT_OPS = (
@@ -120,7 +120,7 @@ def transposed_calls(
 def pool_calls(
     case: PoolCase, dtype: torch.dtype, reference: Backend, layout: str = "contiguous", exact: bool = False
 ) -> list[Call]:
-    """max_pool with and without offsets, the three operations on its offsets, and the average pair."""
+    """max_pool with and without offsets, the three operations on its offsets, the average pair and the Lp pairs."""
     x = LAYOUTS[layout](data(case.input, dtype, case.name + " x", exact))
     dy = LAYOUTS[layout](data(case.output, dtype, case.name + " dy", exact))
     offsets = LAYOUTS[layout](reference.max_pool(x, case.spec, True, False)[1])
@@ -137,6 +137,7 @@ def pool_calls(
         Call("avg_pool", {"x": x, **common}),
         Call("avg_pool_bwd", {"dy": dy, **backward}),
         *drawn,
+        *(_lp_calls(x, dy, common, reference) if dtype.is_floating_point and not case.spec.output_size else ()),
     ]
 
 
@@ -154,6 +155,18 @@ def stochastic_calls(case: PoolCase, x: Tensor, dy: Tensor, reference: Backend, 
         Call("stochastic_mean", {"x": x, **common}),
         Call("stochastic_mean_bwd", {"dy": dy, "x": x, "y": y, **common}),
     ]
+
+
+def _lp_calls(x: Tensor, dy: Tensor, common: dict[str, Any], reference: Backend) -> list[Call]:
+    """Both semantics, with powers that have a shorter way and one that has none, as a number and as a tensor."""
+    found = []
+    for p, norm, tensor in ((2.0, False, False), (3.0, True, False), (2.5, True, True)):
+        exponent = torch.tensor(p, dtype=torch.float64) if tensor else None
+        power: dict[str, Any] = {"exponent": exponent, "p": 0.0 if tensor else p, "norm": norm}
+        y = reference.lp_pool(x, **power, **common)
+        found.append(Call("lp_pool", {"x": x, **power, **common}))
+        found.append(Call("lp_pool_bwd", {"dy": dy, "x": x, "y": y, **power, **common}))
+    return found
 
 
 # --- the oracle ------------------------------------------------------------------------------------------------
@@ -252,7 +265,11 @@ def expect(call: Call, reference: Backend) -> tuple[Expectation, ...]:
     if call.op in EXACT_OPS or not (dtype.is_floating_point or dtype.is_complex):
         return (Expectation(values[0], None, dtype),)
     (size,) = _map(magnitude(call), lambda t: t.to(torch.float64)).run(reference)
-    more = divided_roundings(call) + _epilogue_roundings(call)
+    if call.op == "lp_pool":
+        a = call.arguments
+        p = a["p"] if a["exponent"] is None else float(a["exponent"])
+        return (Expectation(values[0], root_of_sum(values[0], terms(call), p, dtype), dtype),)
+    more = LP_SLOPE if call.op == "lp_pool_bwd" else divided_roundings(call) + _epilogue_roundings(call)
     inner = values[0]
     if isinstance(call.spec, ConvSpec) and call.spec.activation != 0:
         plain = call.replace(spec=call.spec._replace(activation=0))

@@ -66,6 +66,24 @@ def summation(
     return error * (1 + store) + store * exact.abs().double() + underflow
 
 
+#: Roundings of one term of lp_pool's gradient, dy (x / y)^(p - 1) for |p - 1| up to 4: two elementary functions within
+#: two units in the last place (two roundings each), the quotient, whose error the power multiplies, and the products.
+LP_SLOPE = 12
+
+
+def root_of_sum(exact: Tensor, terms: int, p: float, dtype: torch.dtype) -> Tensor:
+    """The largest admissible error of y = (sum of ``terms`` powers x^p)^(1/p), no power being negative.
+
+    Each power errs by two units in the last place at most, as does the root, and so the sum of positive numbers errs
+    by ``terms`` + 4 roundings, of which the root keeps the part 1/|p|; scaling by a maximum and back is four more.
+    """
+    accumulate = ACCUMULATE[dtype]
+    u = unit_roundoff(accumulate) + unit_roundoff(torch.float64)
+    error = (gamma(terms + 4, u) / abs(p) + gamma(8, u)) * exact.abs().double()
+    store = unit_roundoff(dtype) if dtype != accumulate else 0.0
+    return error * (1 + store) + store * exact.abs().double() + _smallest_subnormal(dtype)
+
+
 def _smallest_subnormal(dtype: torch.dtype) -> float:
     info = torch.finfo(dtype)
     return info.smallest_normal * info.eps

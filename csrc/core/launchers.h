@@ -9,6 +9,7 @@
 #include "core/conv_problem.h"
 #include "core/epilogue.h"
 #include "core/fractional_window.h"
+#include "core/lp_pool.h"
 #include "core/pool_problem.h"
 #include "core/status.h"
 #include "core/tensor_view.h"
@@ -70,6 +71,11 @@ struct Launchers {
   // dx = its gradient; sums is memory of y's size and x's accumulate type (double for double, else float)
   Status (*stochastic_mean_bwd)(const PoolProblem&, const TensorView& dy, const TensorView& x, const TensorView& y,
                                 const TensorView& sums, const TensorView& dx);
+  // y = the root of the window sum of powers; only the windows of the problem count, not its divisors
+  Status (*lp_pool)(const PoolProblem&, const LpPower&, const TensorView& x, const TensorView& y);
+  // dx = the gradient of lp_pool, whose result is y
+  Status (*lp_pool_bwd)(const PoolProblem&, const LpPower&, const TensorView& dy, const TensorView& x,
+                        const TensorView& y, const TensorView& dx);
 };
 
 namespace cpu {

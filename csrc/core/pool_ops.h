@@ -12,8 +12,28 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
+// What most policies leave alone: the elements as they are read, and the result before it is stored. A policy with
+// state (an exponent) has such functions of its own; kernels copy the policy, one per task, and call `done` at the end.
+struct PlainOp {
+  static constexpr bool kEntersOnce = false;  // `enter` is worth a pass of its own, so that no element enters twice
+
+  template <typename V>
+  static CONVKIT_INLINE V enter(V v) {
+    return v;
+  }
+  template <typename V>
+  static CONVKIT_INLINE V finish(V v) {
+    return v;
+  }
+  static CONVKIT_INLINE void done() {}
+  // Looks again at results that a row (n, o, q) of y has just got: windows r0 to r0 + columns of one channel, or all
+  // windows of all channels.
+  template <typename... Place>
+  static CONVKIT_INLINE void review(const Place&...) {}
+};
+
 // The largest element; of equal ones the first, and NaN beats everything, the last NaN the others.
-struct MaxOp {
+struct MaxOp : PlainOp {
   static constexpr bool kDivides = false;
 
   // What padding holds: it never wins against an element.
@@ -33,7 +53,7 @@ struct MaxOp {
 };
 
 // The sum, which the caller divides by the window's divisor.
-struct AvgOp {
+struct AvgOp : PlainOp {
   static constexpr bool kDivides = true;
 
   template <typename A>
@@ -44,6 +64,14 @@ struct AvgOp {
   static CONVKIT_INLINE void reduce(V& sum, V v) {
     sum = sum + v;
   }
+};
+
+// The adjoints: what dx sums. SelectBwd takes dy where the window chose the element, AvgBwd dy over the divisor.
+struct SelectBwd : PlainOp {
+  static constexpr bool kSelect = true, kWeighs = false;
+};
+struct AvgBwd : PlainOp {
+  static constexpr bool kSelect = false, kWeighs = false;
 };
 
 }  // namespace CONVKIT_ISA

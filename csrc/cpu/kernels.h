@@ -41,6 +41,9 @@ Status pool_select_bwd(const PoolProblem&, const TensorView& dy, const TensorVie
 Status pool_indices(const PoolProblem&, const TensorView& offsets, const TensorView& indices);
 Status avg_pool(const PoolProblem&, const TensorView& x, const TensorView& y);
 Status avg_pool_bwd(const PoolProblem&, const TensorView& dy, const TensorView& dx);
+Status lp_pool(const PoolProblem&, const LpPower&, const TensorView& x, const TensorView& y);
+Status lp_pool_bwd(const PoolProblem&, const LpPower&, const TensorView& dy, const TensorView& x, const TensorView& y,
+                   const TensorView& dx);
 
 Status max_unpool(const TensorView& x, const TensorView& indices, const TensorView& y, int64_t* invalid);
 Status plane_gather(const TensorView& x, const TensorView& indices, const TensorView& y);

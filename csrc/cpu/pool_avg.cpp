@@ -42,10 +42,10 @@ Status avg_pool_bwd(const PoolProblem& p, const TensorView& dy, const TensorView
   return visit_averaging(dy.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const TensorView none{};
-    if (channels_gather_apply<T, false>(dy, none, dx)) return gather_channels<T, false>(p, dy, none, dx);
-    if (plane_applies(p, dx)) return spread_plane<T, false>(p, dy, none, dx);
+    if (channels_gather_apply<T, false>(dy, none, dx)) return gather_channels<AvgBwd, T>(p, dy, none, dx);
+    if (plane_applies(p, dx)) return spread_plane<AvgBwd, T>(p, dy, none, dx);
     if (tiles_apply(p, dx, dy, none)) return spread_tiles<T, false>(p, dy, none, dx);
-    return gather_rows<T, false>(p, dy, none, dx);
+    return gather_rows<AvgBwd, T>(p, dy, none, dx);
   });
 }
 

@@ -43,11 +43,12 @@ struct ChannelPool {
 
   const PoolProblem& p;
   const TensorView &x, &y, &offsets;
+  Policy policy;
 
   // One window, channels [c, c + kVectors * lanes).
   template <int kVectors>
   CONVKIT_INLINE void window(const T* from, T* to, int64_t taps_to, const TapRange& d, const TapRange& h,
-                             const TapRange& w, int64_t divisor) const {
+                             const TapRange& w, int64_t divisor) {
     V v[kVectors];
     K at[kVectors];
     const bool empty = d.begin == d.end || h.begin == h.end || w.begin == w.end;
@@ -65,21 +66,22 @@ struct ChannelPool {
           const T* px = row + tw * step;
           if constexpr (kOffsets) {
             const K tap = splat<I>(static_cast<I>((td * p.kernel[1] + th) * p.kernel[2] + tw));
-            for (int b = 0; b < kVectors; ++b) Policy::choose(v[b], at[b], load_vec(px + b * kLanes), tap);
+            for (int b = 0; b < kVectors; ++b)
+              Policy::choose(v[b], at[b], policy.enter(load_vec(px + b * kLanes)), tap);
           } else {
-            for (int b = 0; b < kVectors; ++b) Policy::reduce(v[b], load_vec(px + b * kLanes));
+            for (int b = 0; b < kVectors; ++b) Policy::reduce(v[b], policy.enter(load_vec(px + b * kLanes)));
           }
         }
       }
     const V by = splat<A>(static_cast<A>(divisor));
     for (int b = 0; b < kVectors; ++b) {
       if constexpr (Policy::kDivides) v[b] = v[b] / by;
-      store_vec(to + b * kLanes, v[b]);
+      store_vec(to + b * kLanes, policy.finish(v[b]));
       if constexpr (kOffsets) store_taps(offsets.data, taps_to + b * kLanes, dtype_bytes(offsets.dtype), at[b], kLanes);
     }
   }
 
-  void row(int64_t n, int64_t o, int64_t q) const {
+  void row(int64_t n, int64_t o, int64_t q) {
     const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
     const int64_t row_divisor = Policy::kDivides ? divisor_taps(p, 0, o) * divisor_taps(p, 1, q) : 1;
     for (int64_t r = 0; r < p.out[2]; ++r) {
@@ -92,6 +94,7 @@ struct ChannelPool {
         window<decltype(size)::value>(from + c, to + c, taps_to + c, d, h, w, divisor);
       });
     }
+    policy.review(p, x, y, n, o, q);
   }
 };
 
@@ -102,11 +105,13 @@ bool channels_apply(const TensorView& x, const TensorView& y, const TensorView& 
 }
 
 template <typename Policy, typename T, bool kOffsets>
-Status pool_channels(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
-  const ChannelPool<Policy, T, kOffsets> pool{p, x, y, offsets};
+Status pool_channels(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets,
+                     const Policy& policy = {}) {
   const int64_t rows = p.out[0] * p.out[1];
   for_units(p.n * rows, p.c * p.out[2] * window_step(p, 2) * window_step(p, 1), [&](int64_t begin, int64_t end) {
+    ChannelPool<Policy, T, kOffsets> pool{p, x, y, offsets, policy};
     for (int64_t i = begin; i < end; ++i) pool.row(i / rows, i % rows / p.out[1], i % p.out[1]);
+    pool.policy.done();
   });
   return kOk;
 }
@@ -169,8 +174,9 @@ CONVKIT_INLINE bool all_equal(const int64_t* v, int64_t begin, int64_t end) {
   return true;
 }
 
-template <typename T, bool kSelect>
+template <typename Policy, typename T>
 struct ChannelGather {
+  static constexpr bool kSelect = Policy::kSelect;
   using A = pool_accumulate_t<T>;
   using I = tap_t<A>;
   using V = Vec<A>;
@@ -179,11 +185,12 @@ struct ChannelGather {
 
   const PoolProblem& p;
   const TensorView &dy, &offsets, &dx;
+  Policy policy;
   ReaderTables tables;
 
   // Channels [c, c + kVectors * lanes) of position w; one division at the end where all windows share the divisor.
   template <int kVectors>
-  CONVKIT_INLINE void pixel(int64_t rows, bool even_rows, int64_t c, int64_t w, T* to) const {
+  CONVKIT_INLINE void pixel(int64_t rows, bool even_rows, int64_t c, int64_t w, T* to, const T* x) {
     const ReaderTables& t = tables;
     const int64_t begin = t.begin[w], end = t.begin[w + 1], dy_step = dy.stride[kW], offset_step = offsets.stride[kW];
     const int64_t bytes = kSelect ? dtype_bytes(offsets.dtype) : 0;
@@ -194,23 +201,37 @@ struct ChannelGather {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t k = begin; k < end; ++k) {
         const T* from = data<T>(dy) + t.row_dy[i] + t.window[k] * dy_step + c;
+        // dy, weighted by what the policy makes of the tensor beside it
+        const auto term = [&](int b) CONVKIT_INLINE_LAMBDA {
+          const V v = load_vec(from + b * kLanes);
+          if constexpr (Policy::kWeighs) {
+            const T* beside = data<T>(offsets) + t.row_offsets[i] + t.window[k] * offset_step + c;
+            return policy.weigh(v, load_vec(beside + b * kLanes));
+          } else {
+            return v;
+          }
+        };
         if constexpr (kSelect) {
           const K tap = splat<I>(static_cast<I>(t.row_tap[i] + t.tap[k]));
           const int64_t at = t.row_offsets[i] + t.window[k] * offset_step + c;
           for (int b = 0; b < kVectors; ++b) {
             const K chosen = load_taps<K>(offsets.data, at + b * kLanes, bytes, kLanes);
-            sum[b] = sum[b] + (chosen == tap ? load_vec(from + b * kLanes) : V{});
+            sum[b] = sum[b] + (chosen == tap ? term(b) : V{});
           }
         } else if (divide_late) {
-          for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + load_vec(from + b * kLanes);
+          for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + term(b);
         } else {
           const V by = splat<A>(static_cast<A>(t.row_divisor[i] * t.divisor[k]));
-          for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + load_vec(from + b * kLanes) / by;
+          for (int b = 0; b < kVectors; ++b) sum[b] = sum[b] + term(b) / by;
         }
       }
     const bool divide = divide_late && rows > 0 && begin < end;
     const V by = splat<A>(divide ? static_cast<A>(t.row_divisor[0] * t.divisor[begin]) : A{1});
-    for (int b = 0; b < kVectors; ++b) store_vec(to + c + b * kLanes, divide ? sum[b] / by : sum[b]);
+    for (int b = 0; b < kVectors; ++b) {
+      V v = divide ? sum[b] / by : sum[b];
+      if constexpr (Policy::kWeighs) v = policy.apply(v, load_vec(x + c + b * kLanes));
+      store_vec(to + c + b * kLanes, v);
+    }
   }
 
   bool run(int64_t first, int64_t last) {
@@ -223,11 +244,14 @@ struct ChannelGather {
       const bool even_rows = all_equal(tables.row_divisor, 0, rows);
       for (int64_t w = 0; w < p.in[2]; ++w) {
         T* to = data<T>(dx) + offset(dx, n, 0, d, h, w);
+        const T* x = nullptr;
+        if constexpr (Policy::kWeighs) x = data<T>(*policy.x) + offset(*policy.x, n, 0, d, h, w);
         for_channel_blocks(p.c, kLanes, [&](auto size, int64_t c) CONVKIT_INLINE_LAMBDA {
-          pixel<decltype(size)::value>(rows, even_rows, c, w, to);
+          pixel<decltype(size)::value>(rows, even_rows, c, w, to, x);
         });
       }
     }
+    policy.done();
     return true;
   }
 };
@@ -238,11 +262,12 @@ bool channels_gather_apply(const TensorView& dy, const TensorView& offsets, cons
   return channel_vectors(dy, lanes) && channel_vectors(dx, lanes) && (!kSelect || channel_vectors(offsets, lanes));
 }
 
-template <typename T, bool kSelect>
-Status gather_channels(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
+template <typename Policy, typename T>
+Status gather_channels(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx,
+                       const Policy& policy = {}) {
   Failure failure;
   for_units(p.n * p.in[0] * p.in[1], p.c * p.in[2], [&](int64_t begin, int64_t end) {
-    ChannelGather<T, kSelect> task{p, dy, offsets, dx, {}};
+    ChannelGather<Policy, T> task{p, dy, offsets, dx, policy, {}};
     if (!task.run(begin, end)) failure.raise();
   });
   return failure.status();

@@ -38,16 +38,22 @@ struct Plane {
 
 // One plane as a vector of partial results, and the positions that they come from.
 template <typename Policy, typename T, bool kOffsets>
-CONVKIT_INLINE void reduce_plane(const T* src, int64_t count, Vec<pool_accumulate_t<T>>* v,
+CONVKIT_INLINE void reduce_plane(const Policy& policy, const T* src, int64_t count, Vec<pool_accumulate_t<T>>* v,
                                  Vec<tap_t<pool_accumulate_t<T>>>* at) {
   using A = pool_accumulate_t<T>;
   using I = tap_t<A>;
   constexpr int lanes = Lanes<A>::count;
   const A pad = pad_value<Policy, T>();
-  *v = load_padded(src, count, pad);
+  const auto element = [&](int64_t i) CONVKIT_INLINE_LAMBDA {
+    const Vec<A> loaded = policy.enter(load_padded(src + i, count - i, pad));
+    if constexpr (!Policy::kEntersOnce) return loaded;  // these leave padding what it is
+    if (count - i >= lanes) return loaded;
+    return lane_numbers<A>() < splat<I>(static_cast<I>(count - i)) ? loaded : splat<A>(pad);
+  };
+  *v = element(0);
   *at = lane_numbers<A>();
   for (int64_t i = lanes; i < count; i += lanes) {
-    const Vec<A> next = load_padded(src + i, count - i, pad);
+    const Vec<A> next = element(i);
     if constexpr (kOffsets)
       Policy::choose(*v, *at, next, lane_numbers<A>() + splat<I>(static_cast<I>(i)));
     else
@@ -56,20 +62,22 @@ CONVKIT_INLINE void reduce_plane(const T* src, int64_t count, Vec<pool_accumulat
 }
 
 template <typename Policy, typename T, bool kOffsets>
-Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
+Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets,
+                  const Policy& policy = {}) {
   using A = pool_accumulate_t<T>;
   using I = tap_t<A>;
   constexpr int64_t lanes = Lanes<A>::count;
   const int64_t count = volume(p.in);
   const Vec<A> divisor = splat<A>(Policy::kDivides ? static_cast<A>(plane_divisor(p)) : A{1});
   for_units(p.n * p.c, count, [&](int64_t begin, int64_t end) {
+    Policy op = policy;
     Plane from(p, begin), to(p, begin);
     for (int64_t plane = begin; plane < end; plane += lanes) {
       const int64_t planes = lesser(lanes, end - plane);
       Vec<A> v[lanes];
       Vec<I> at[lanes];
       for (int64_t k = 0; k < lanes; ++k) {  // of the last planes, some more than once
-        reduce_plane<Policy, T, kOffsets>(data<T>(x) + from.offset(x), count, v + k, at + k);
+        reduce_plane<Policy, T, kOffsets>(op, data<T>(x) + from.offset(x), count, v + k, at + k);
         if (k + 1 < planes) from.next(p);
       }
       from.next(p);
@@ -78,23 +86,29 @@ Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y
       else
         reduce_lanes<Policy, A>(v);
       if constexpr (Policy::kDivides) v[0] = v[0] / divisor;
+      v[0] = op.finish(v[0]);
       for (int64_t k = 0; k < planes; ++k, to.next(p)) {
         store_one(data<T>(y) + to.offset(y), static_cast<A>(v[0][k]));
+        op.review(p, x, y, to.n, to.c, Spatial{{0, 0, 0}}, int64_t{1});
         if constexpr (kOffsets) store_tap(offsets.data, to.offset(offsets), dtype_bytes(offsets.dtype), at[0][k]);
       }
     }
+    op.done();
   });
   return kOk;
 }
 
-template <typename T, bool kSelect>
-Status spread_plane(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
+template <typename Policy, typename T>
+Status spread_plane(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx,
+                    const Policy& policy = {}) {
+  constexpr bool kSelect = Policy::kSelect;
   using A = pool_accumulate_t<T>;
   using I = tap_t<A>;
   constexpr int64_t lanes = Lanes<A>::count;
   const int64_t count = volume(p.in);
   const A divisor = kSelect ? A{1} : static_cast<A>(plane_divisor(p));
   for_units(p.n * p.c, count, [&](int64_t begin, int64_t end) {
+    Policy op = policy;
     Plane plane(p, begin);
     for (int64_t i = begin; i < end; ++i, plane.next(p)) {
       T* to = data<T>(dx) + plane.offset(dx);
@@ -106,10 +120,16 @@ Status spread_plane(const PoolProblem& p, const TensorView& dy, const TensorView
           const Vec<I> here = splat<I>(static_cast<I>(chosen - i));
           store_up_to(to + i, lane_numbers<A>() == here ? v : Vec<A>{}, count - i);
         }
+      } else if constexpr (Policy::kWeighs) {
+        const T* from = data<T>(*op.x) + plane.offset(*op.x);
+        const Vec<A> weighted = op.weigh(v, splat<A>(load_one(data<T>(offsets) + plane.offset(offsets))));
+        for (int64_t i = 0; i < count; i += lanes)
+          store_up_to(to + i, op.apply(weighted, load_padded(from + i, count - i, A{0})), count - i);
       } else {
         for (int64_t i = 0; i < count; i += lanes) store_up_to(to + i, v, count - i);
       }
     }
+    op.done();
   });
   return kOk;
 }

@@ -56,6 +56,7 @@ struct RowPool {
   const PoolProblem& p;
   const TensorView &x, &y, &offsets;
   const RowPlan& plan;
+  Policy policy;
 
   A* staged = nullptr;          // phases x pitch
   A* ring_values = nullptr;     // ring x width
@@ -142,20 +143,26 @@ struct RowPool {
     const A* row = staged;
     const I* first = first_tap;
     const int64_t* tap_offset = tap_at;
+    const auto element = [op = policy](const A* at) CONVKIT_INLINE_LAMBDA {
+      if constexpr (Policy::kEntersOnce)
+        return load_vec(at);
+      else
+        return op.enter(load_vec(at));
+    };
     int64_t fixed[kTaps != 0 ? kTaps : 1];
     if constexpr (kTaps != 0) {
       for (int t = 0; t < kTaps; ++t) fixed[t] = tap_offset[t];
       tap_offset = fixed;
     }
     for (int64_t j = 0; j < width; j += kLanes) {
-      V v = load_vec(row + j);
+      V v = element(row + j);
       if constexpr (kOffsets) {
         K at = load_vec(first + j);
         for (int64_t t = 1; t < count; ++t)
-          Policy::choose(v, at, load_vec(row + tap_offset[t] + j), splat<I>(static_cast<I>(t)));
+          Policy::choose(v, at, element(row + tap_offset[t] + j), splat<I>(static_cast<I>(t)));
         store_vec(tap_row + j, at);
       } else {
-        for (int64_t t = 1; t < count; ++t) Policy::reduce(v, load_vec(row + tap_offset[t] + j));
+        for (int64_t t = 1; t < count; ++t) Policy::reduce(v, element(row + tap_offset[t] + j));
       }
       store_vec(value_row + j, v);
     }
@@ -168,9 +175,16 @@ struct RowPool {
     ring_row[to] = row;
     const int64_t inside = d * x.stride[kD] + h * x.stride[kH] + first_column * x.stride[kW];
     const int64_t planes = planes_in(group);
-    for (int64_t g = 0; g < planes; ++g)
+    for (int64_t g = 0; g < planes; ++g) {
+      A* to_plane = staged + g * plan.slot;
       stage_row(data<T>(x) + plane_offset(p, x, group * plan.group + g) + inside, x.stride[kW], staged_count, staged_at,
-                p.stride[2], plan.phases, plan.pitch, staged + g * plan.slot);
+                p.stride[2], plan.phases, plan.pitch, to_plane);
+      if constexpr (Policy::kEntersOnce)
+        for_staged<A>(staged_count, staged_at, p.stride[2], plan.phases, plan.pitch, [&](int64_t at, int64_t count) {
+          A* run = to_plane + at;
+          for (int64_t i = 0; i < count; i += kLanes) store_up_to(run + i, policy.enter(load_vec(run + i)), count - i);
+        });
+    }
     switch (p.kernel[2]) {
       case 2: reduce_columns<2>(to); break;
       case 3: reduce_columns<3>(to); break;
@@ -238,7 +252,7 @@ struct RowPool {
         for (int64_t i = 1; i < count; ++i) Policy::reduce(v, load_vec(value_rows[i] + j));
       }
       if constexpr (Policy::kDivides) v = v / (load_vec(divisor_row + j) * by);
-      emit(j, v, at);
+      emit(j, policy.finish(v), at);
     }
   }
   template <typename F>
@@ -265,6 +279,7 @@ struct RowPool {
         store_up_to(to + j, v, columns - j);
         if constexpr (kOffsets) store_taps(offsets.data, taps_to + j, bytes, at, columns - j);
       });
+      policy.review(p, x, y, first / p.c, first % p.c, Spatial{{o, q, r0}}, columns);
       return;
     }
     reduce_rows(rows, divisor, [&](int64_t j, V v, K at) CONVKIT_INLINE_LAMBDA {
@@ -292,6 +307,7 @@ struct RowPool {
           if constexpr (kOffsets) store_tap(offsets.data, taps_to + j * offsets.stride[kW], bytes, taps_from[j]);
         }
       }
+      policy.review(p, x, y, (first + g) / p.c, (first + g) % p.c, Spatial{{o, q, r0}}, columns);
     }
   }
 
@@ -305,18 +321,20 @@ struct RowPool {
       const int64_t last = lesser(plan.rows, (band + 1) * plan.band);
       for (int64_t row = band * plan.band; row < last; ++row) output_row(group, tile, row / p.out[1], row % p.out[1]);
     }
+    policy.done();
     return true;
   }
 };
 
 template <typename Policy, typename T, bool kOffsets>
-Status pool_rows(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
+Status pool_rows(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets,
+                 const Policy& policy = {}) {
   if (p.n * p.c == 0) return kOk;
   const RowPlan plan = plan_rows(p, Lanes<pool_accumulate_t<T>>::count);
   Failure failure;
   const int64_t elements = plan.group * plan.columns * p.stride[2] * plan.band * p.stride[1];
   for_units(plan.units(), elements, [&](int64_t begin, int64_t end) {
-    RowPool<Policy, T, kOffsets> task{p, x, y, offsets, plan};
+    RowPool<Policy, T, kOffsets> task{p, x, y, offsets, plan, policy};
     if (!task.run(begin, end)) failure.raise();
   });
   return failure.status();

@@ -67,8 +67,9 @@ CONVKIT_INLINE GatherPlan plan_gather(const PoolProblem& p, int64_t lanes) {
   return finish_plan(p, r);
 }
 
-template <typename T, bool kSelect>
+template <typename Policy, typename T>
 struct RowGather {
+  static constexpr bool kSelect = Policy::kSelect;
   using A = pool_accumulate_t<T>;
   using I = tap_t<A>;
   using V = Vec<A>;
@@ -78,6 +79,7 @@ struct RowGather {
   const PoolProblem& p;
   const TensorView &dy, &offsets, &dx;
   const GatherPlan& plan;
+  Policy policy;
 
   A* ring_values = nullptr;       // ring x pitch
   I* ring_taps = nullptr;         // ring x pitch, select only
@@ -87,10 +89,12 @@ struct RowGather {
   int64_t* tap_shift = nullptr;
   A* row_values = nullptr;  // spread: the row of dy (and offsets) that is being staged, and a window of nothing
   I* row_taps = nullptr;
-  I* reads = nullptr;          // spread, readers x width: which of these windows read a position
-  I* read_taps = nullptr;      // and through which tap
-  A* divisors = nullptr;       // per window of the tile: what w contributes to the divisor
-  A* phases = nullptr;         // stride x width
+  I* reads = nullptr;      // spread, readers x width: which of these windows read a position
+  I* read_taps = nullptr;  // and through which tap
+  A* divisors = nullptr;   // per window of the tile: what w contributes to the divisor
+  A* phases = nullptr;     // stride x width
+  A* line = nullptr;       // a row of dx, and of what lies beside it; only with weights
+  A* beside = nullptr;
   int64_t* row_at = nullptr;   // where the staged rows that read the current input row lie in the ring
   int64_t* row_tap = nullptr;  // tap number through which they read it, before w is added
   int64_t* term_at = nullptr;  // the same for each tap of the current phase
@@ -113,6 +117,10 @@ struct RowGather {
     }
     if constexpr (!kSelect) c.take(&divisors, (r.spread ? p.out[2] : r.pitch) + kLanes);
     c.take(&phases, (r.spread ? 1 : p.stride[2]) * r.width + kLanes);
+    if constexpr (Policy::kWeighs) {
+      c.take(&line, r.columns * p.stride[2] + kLanes);
+      c.take(&beside, greater(r.columns * p.stride[2], r.pitch) + kLanes);
+    }
     c.take(&row_at, ring);
     c.take(&row_tap, ring);
     c.take(&term_at, ring * greater(p.kernel[2], r.readers));
@@ -212,9 +220,18 @@ struct RowGather {
                        first_window * offsets.stride[kW],
                    (plan.spread ? row_taps : ring_taps) + at);
       } else {
-        const A* divisor_row = divisors;
-        for (int64_t i = 0; i < windows; i += kLanes)
-          store_up_to(value_row + i, load_vec(value_row + i) / (load_vec(divisor_row + i) * splat<A>(by)), windows - i);
+        if constexpr (Policy::kWeighs)
+          stage_row(data<T>(offsets) + plane_offset(p, offsets, plane) + o * offsets.stride[kD] +
+                        q * offsets.stride[kH] + first_window * offsets.stride[kW],
+                    unit_stride(offsets, kW) ? 1 : offsets.stride[kW], windows, 0, 1, 1, 0, beside);
+        const A *divisor_row = divisors, *beside_row = beside;
+        for (int64_t i = 0; i < windows; i += kLanes) {
+          V v = load_vec(value_row + i);
+          if constexpr (Policy::kWeighs)  // beyond the last window lies what an earlier row left: it must not count
+            v = policy.weigh(v,
+                             i + kLanes <= windows ? load_vec(beside_row + i) : load_part(beside_row + i, windows - i));
+          store_up_to(value_row + i, v / (load_vec(divisor_row + i) * splat<A>(by)), windows - i);
+        }
       }
     }
     if (plan.spread) spread_row(to * plan.pitch);
@@ -305,10 +322,30 @@ struct RowGather {
     const int64_t begin = greater(0, start), end = lesser(p.in[2], start + plan.columns * s);
     const int64_t to = d * dx.stride[kD] + h * dx.stride[kH] + begin * dx.stride[kW];
     const int64_t planes = planes_in(group);
-    for (int64_t g = 0; g < planes; ++g)
-      unstage_row(phases + g * plan.slot, plan.width, s, begin - start, greater(0, end - begin),
-                  data<T>(dx) + plane_offset(p, dx, group * plan.group + g) + to,
-                  unit_stride(dx, kW) ? 1 : dx.stride[kW]);
+    for (int64_t g = 0; g < planes; ++g) {
+      T* row = data<T>(dx) + plane_offset(p, dx, group * plan.group + g) + to;
+      const int64_t count = greater(0, end - begin), step = unit_stride(dx, kW) ? 1 : dx.stride[kW];
+      if constexpr (Policy::kWeighs) {
+        unstage_row(phases + g * plan.slot, plan.width, s, begin - start, count, line, 1);
+        apply_row(group * plan.group + g, d, h, begin, count);
+        unstage_row(line, 0, 1, 0, count, row, step);
+      } else {
+        unstage_row(phases + g * plan.slot, plan.width, s, begin - start, count, row, step);
+      }
+    }
+  }
+
+  // line[i] = policy.apply(line[i], x[i]), x being the part of `plane` that dx's row belongs to.
+  CONVKIT_INLINE void apply_row(int64_t plane, int64_t d, int64_t h, int64_t begin, int64_t count) {
+    if constexpr (Policy::kWeighs) {
+      const TensorView& x = *policy.x;
+      const T* from =
+          data<T>(x) + plane_offset(p, x, plane) + d * x.stride[kD] + h * x.stride[kH] + begin * x.stride[kW];
+      A *to = line, *elements = beside;
+      stage_row(from, unit_stride(x, kW) ? 1 : x.stride[kW], count, 0, 1, 1, 0, elements);
+      for (int64_t i = 0; i < count; i += kLanes)
+        store_vec(to + i, policy.apply(load_vec(to + i), load_vec(elements + i)));
+    }
   }
 
   bool run(int64_t begin, int64_t end) {
@@ -321,18 +358,20 @@ struct RowGather {
       const int64_t last = lesser(plan.rows, (band + 1) * plan.band);
       for (int64_t row = band * plan.band; row < last; ++row) input_row(group, tile, row / p.in[1], row % p.in[1]);
     }
+    policy.done();
     return true;
   }
 };
 
-template <typename T, bool kSelect>
-Status gather_rows(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
+template <typename Policy, typename T>
+Status gather_rows(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx,
+                   const Policy& policy = {}) {
   if (p.n * p.c == 0) return kOk;
   const GatherPlan plan = plan_gather(p, Lanes<pool_accumulate_t<T>>::count);
   Failure failure;
   const int64_t elements = plan.group * plan.columns * (plan.spread ? 1 : p.stride[2]) * plan.band;
   for_units(plan.units(), elements, [&](int64_t begin, int64_t end) {
-    RowGather<T, kSelect> task{p, dy, offsets, dx, plan};
+    RowGather<Policy, T> task{p, dy, offsets, dx, plan, policy};
     if (!task.run(begin, end)) failure.raise();
   });
   return failure.status();

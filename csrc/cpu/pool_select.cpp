@@ -85,10 +85,10 @@ Status pool_select(const PoolProblem& p, const TensorView& x, const TensorView& 
 Status pool_select_bwd(const PoolProblem& p, const TensorView& dy, const TensorView& offsets, const TensorView& dx) {
   return visit_real(dy.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    if (channels_gather_apply<T, true>(dy, offsets, dx)) return gather_channels<T, true>(p, dy, offsets, dx);
-    if (plane_applies(p, dx)) return spread_plane<T, true>(p, dy, offsets, dx);
+    if (channels_gather_apply<T, true>(dy, offsets, dx)) return gather_channels<SelectBwd, T>(p, dy, offsets, dx);
+    if (plane_applies(p, dx)) return spread_plane<SelectBwd, T>(p, dy, offsets, dx);
     if (tiles_apply(p, dx, dy, offsets)) return spread_tiles<T, true>(p, dy, offsets, dx);
-    return gather_rows<T, true>(p, dy, offsets, dx);
+    return gather_rows<SelectBwd, T>(p, dy, offsets, dx);
   });
 }
 

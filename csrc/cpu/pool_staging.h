@@ -66,6 +66,15 @@ CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t a
   }
 }
 
+// Calls f(position, count) for each run of neighbours that stage_row's elements fill.
+template <typename A, typename F>
+CONVKIT_INLINE void for_staged(int64_t n, int64_t at, int64_t s, int64_t phases, int64_t pitch, const F& f) {
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    const int64_t first = (phase - at % s + s) % s;
+    if (first < n) f(phase * pitch + (at + first) / s, (n - first + s - 1) / s);
+  }
+}
+
 // The way back: elements at, at + 1, ... (n of them) of a row split into all s phases go to dst[0], dst[stride], ...
 template <typename T>
 CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, int64_t s, int64_t at, int64_t n,

@@ -71,6 +71,8 @@ const Launchers kLaunchers = {
     stochastic_pool,
     stochastic_mean,
     stochastic_mean_bwd,
+    lp_pool,
+    lp_pool_bwd,
 };
 
 }  // namespace CONVKIT_ISA

@@ -33,6 +33,8 @@ STABLE_TORCH_LIBRARY(convkit, m) {
   m.def("stochastic_pool(Tensor x, Tensor seed, SymInt[] spec) -> (Tensor, Tensor)");
   m.def("stochastic_mean(Tensor x, SymInt[] spec) -> Tensor");
   m.def("stochastic_mean_bwd(Tensor dy, Tensor x, Tensor y, SymInt[] spec) -> Tensor");
+  m.def("lp_pool(Tensor x, Tensor? exponent, SymInt[] spec, float p, bool norm) -> Tensor");
+  m.def("lp_pool_bwd(Tensor dy, Tensor x, Tensor y, Tensor? exponent, SymInt[] spec, float p, bool norm) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
@@ -55,4 +57,6 @@ STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
   m.impl("stochastic_pool", TORCH_BOX(&cb::stochastic_pool));
   m.impl("stochastic_mean", TORCH_BOX(&cb::stochastic_mean));
   m.impl("stochastic_mean_bwd", TORCH_BOX(&cb::stochastic_mean_bwd));
+  m.impl("lp_pool", TORCH_BOX(&cb::lp_pool));
+  m.impl("lp_pool_bwd", TORCH_BOX(&cb::lp_pool_bwd));
 }

@@ -19,6 +19,9 @@ Tensor pool_select_bwd(const Tensor& dy, const Tensor& offsets, const Ints& inpu
 Tensor pool_indices(const Tensor& offsets, const Ints& input_size, const Ints& packed);
 Tensor avg_pool(const Tensor& x, const Ints& packed);
 Tensor avg_pool_bwd(const Tensor& dy, const Ints& input_size, const Ints& packed);
+Tensor lp_pool(const Tensor& x, const OptionalTensor& exponent, const Ints& packed, double p, bool norm);
+Tensor lp_pool_bwd(const Tensor& dy, const Tensor& x, const Tensor& y, const OptionalTensor& exponent,
+                   const Ints& packed, double p, bool norm);
 
 std::tuple<Tensor, Tensor> stochastic_pool(const Tensor& x, const Tensor& seed, const Ints& packed);
 Tensor stochastic_mean(const Tensor& x, const Ints& packed);

@@ -13,6 +13,7 @@ import torch
 from convkit.backends.base import FLAT_OPS
 from convkit.backends.reference.convolution import ConvolutionReference, apply_epilogue
 from convkit.backends.reference.flat import FlatReference
+from convkit.backends.reference.lp_pooling import LpPoolingReference
 from convkit.backends.reference.pooling import PoolingReference
 from convkit.backends.reference.stochastic_pool import StochasticReference
 from convkit.problem import ConvSpec, PoolSpec
@@ -20,7 +21,7 @@ from convkit.problem import ConvSpec, PoolSpec
 __all__ = ["Reference", "apply_epilogue"]
 
 
-class Reference(ConvolutionReference, PoolingReference, StochasticReference, FlatReference):
+class Reference(ConvolutionReference, PoolingReference, StochasticReference, FlatReference, LpPoolingReference):
     name = "reference"
 
     def supports(
@@ -34,6 +35,8 @@ class Reference(ConvolutionReference, PoolingReference, StochasticReference, Fla
             return f"no {op} for {dtype}: PyTorch has it for floating types"
         if op.startswith("stochastic") and not dtype.is_floating_point:
             return f"no {op} for {dtype}: probabilities are fractions"
+        if op.startswith("lp") and not dtype.is_floating_point:
+            return f"no {op} for {dtype}: powers and roots need floating point"
         if isinstance(spec, ConvSpec) and spec.activation and (dtype.is_complex or not dtype.is_floating_point):
             return f"no activation for {dtype}"
         if isinstance(spec, ConvSpec) and spec.algorithm:
