@@ -21,7 +21,7 @@ endif
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' | LC_ALL=C sort)
 CLANG_FORMAT = $(if $(filter none,$(VENV)),clang-format,$(VENV)/bin/clang-format)
 
-.PHONY: build test test-kernels demo bench info check lint format types sanitize abi clean
+.PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources abi clean
 .DEFAULT_GOAL := build
 
 # One stamp per requirements file: an environment is extended, never made anew.
@@ -82,6 +82,10 @@ sanitize: $(call env,test)
 	CXX=g++ $(PY) tools/native_build.py --build-dir $(SANITIZED) --sanitize address,undefined --testing
 	for isa in portable avx2 avx512; do CONVKIT_CPU_ISA=$$isa $(SANITIZED_RUN) $(PY) tools/smoke.py || exit 1; done
 	$(SANITIZED_RUN) $(PY) -m pytest -q $(WORKERS) $(KERNEL_TESTS) $(ARGS)
+
+# Needs nvcc (says so where there is none), and no GPU.
+cuda-resources: $(call env,build)
+	$(PY) tools/cuda_resources.py $(ARGS)
 
 abi: $(call env,build) build
 	$(PY) tools/abi_smoke.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)

@@ -11,8 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Each layer may use itself and those before it.
-CXX_LAYERS = ("core", "cpu", "torch")
+# What each layer may use besides itself.
+CXX_LAYERS = {
+    "core": set(),
+    "cpu": {"core"},
+    "cuda": {"core"},
+    "simt_emulator": set(),
+    "torch": {"core", "cpu", "cuda", "simt_emulator"},
+    "testing": {"core", "cpu", "cuda"},
+}
 PYTHON_LAYERS = (
     {"version", "problem"},
     {"build_info"},
@@ -74,9 +81,15 @@ def imported_layers(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", cxx_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_cxx_layers_point_one_way(path: Path) -> None:
     layer = path.relative_to(ROOT / "csrc").parts[0]
-    allowed = {"testing": {"testing", "core", "cpu"}}.get(layer) or set(CXX_LAYERS[: CXX_LAYERS.index(layer) + 1])
     own = {header.split("/")[0] for delimiter, header in includes(path) if delimiter == '"'}
-    assert own <= allowed
+    assert own <= {layer} | CXX_LAYERS[layer]
+
+
+@pytest.mark.parametrize("path", [p for p in cxx_files() if "cuda" in p.parts], ids=lambda p: p.name)
+def test_the_gpu_is_addressed_in_one_folder(path: Path) -> None:
+    if path.parent.name != "device":
+        found = re.findall(r"<<<|\bcuda[A-Z]\w+|\basm\b|__cvta|extern __shared__|__CUDA_ARCH__", path.read_text())
+        assert found == []
 
 
 @pytest.mark.parametrize("path", cxx_files(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -116,5 +129,5 @@ def test_files_are_small() -> None:
 
 
 def test_every_source_is_listed_in_cmake() -> None:
-    listed = set(re.findall(r"csrc/[\w/]+\.cpp", (ROOT / "CMakeLists.txt").read_text()))
-    assert listed == {str(p.relative_to(ROOT)) for p in cxx_files() if p.suffix == ".cpp"}
+    listed = set(re.findall(r"csrc/[\w/]+\.(?:cpp|cu)\b", (ROOT / "CMakeLists.txt").read_text()))
+    assert listed == {str(p.relative_to(ROOT)) for p in cxx_files() if p.suffix in (".cpp", ".cu")}

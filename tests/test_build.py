@@ -30,7 +30,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The build's decisions on a machine with every tool but nvcc, for sources with a CUDA kernel."""
     module = load_tool("native_build")
     monkeypatch.delenv("CONVKIT_CUDA", raising=False)
-    monkeypatch.setattr(module, "has_cuda_sources", lambda root=None: True)
+    monkeypatch.setattr(module, "has_cuda_part", lambda root=None: True)
     monkeypatch.setattr(module, "find_nvcc", lambda: None)
     monkeypatch.setattr(module, "find_cmake", lambda: "/bin/cmake")
     monkeypatch.setattr(module, "find_tool", lambda name: f"/bin/{name}")
@@ -67,13 +67,13 @@ def test_cuda_can_be_demanded(build: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_cuda_kernels_no_compiler_is_downloaded(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "has_cuda_sources", lambda root=None: False)
-    assert build.cuda_plan() == (False, "this version has no CUDA kernels", None)
+    monkeypatch.setattr(build, "has_cuda_part", lambda root=None: False)
+    assert build.cuda_plan() == (False, "this version's library has no CUDA part", None)
     assert build.missing_tools() == []
 
 
 def test_missing_tools_are_asked_for(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "has_cuda_sources", lambda root=None: False)
+    monkeypatch.setattr(build, "has_cuda_part", lambda root=None: False)
     monkeypatch.setattr(build, "find_cmake", lambda: None)
     monkeypatch.setattr(build, "find_tool", lambda name: None)
     assert build.missing_tools() == ["cmake>=3.18", "ninja"]

@@ -54,7 +54,7 @@ def page() -> str:
         "Every operation on CPU tensors, by backend and dtype: the numbers of spatial dimensions it takes, or `-`.",
         "Operands may have any strides; results are contiguous or, in 2 and 3 dimensions, channels last. `native` are",
         "the compiled kernels, `reference` is plain PyTorch (the oracle), `aten` PyTorch's own operators (never chosen",
-        "automatically). Tensors on other devices are computed by `reference`; there are no CUDA kernels yet.",
+        "automatically). Tensors on other devices are computed by `reference`; the library has no CUDA part yet.",
         "PyTorch pools no complex numbers, and averages no integers but int64. `convkit.explain` gives the reasons.",
         "",
         "| operation | backend | " + " | ".join(map(short, DTYPES)) + " |",

@@ -173,7 +173,7 @@ KERNELS = (
 )
 
 
-def register() -> None:
-    """Registers the fake kernels of the operators, which the library has defined."""
+def register(namespace: str) -> None:
+    """Registers the fake kernels of the operators, which a library has defined."""
     for kernel in KERNELS:
-        torch.library.register_fake(f"convkit::{kernel.__name__}", kernel)
+        torch.library.register_fake(f"{namespace}::{kernel.__name__}", kernel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,24 +21,24 @@ COMPLEX: Dtypes = (torch.complex64, torch.complex128)
 CONV_OPS = ("conv_fprop", "conv_dgrad", "conv_wgrad")  # as the library numbers them
 
 
-def _load() -> str | None:
-    """Loads the operator library; None, or the reason why it cannot be."""
-    if not LIBRARY.exists():
-        return f"the compiled library {LIBRARY.name} is not installed"
+def _load(library: Path, namespace: str) -> str | None:
+    """Loads a library of operators; None, or the reason why it cannot be."""
+    if not library.exists():
+        return f"the compiled library {library.name} is not installed"
     try:
-        torch.ops.load_library(LIBRARY)
+        torch.ops.load_library(library)
     except OSError as error:
         return f"the compiled library does not load: {error}"
-    missing = [op for op in RAW_OPS if not hasattr(torch.ops.convkit, op)]
+    missing = [op for op in RAW_OPS if not hasattr(getattr(torch.ops, namespace), op)]
     if missing:
         return f"the compiled library is of another version, without {missing[0]}: build it again"
-    fake.register()
+    fake.register(namespace)
     return None
 
 
-@lru_cache(maxsize=1)
-def _algorithms() -> tuple[str, ...]:
-    list_algorithms = ctypes.CDLL(str(LIBRARY)).convkit_algorithms
+@lru_cache
+def _algorithms(library: Path) -> tuple[str, ...]:
+    list_algorithms = ctypes.CDLL(str(library)).convkit_algorithms
     list_algorithms.restype = ctypes.c_char_p
     lines: bytes = list_algorithms()
     return tuple(lines.decode().split())
@@ -63,11 +64,13 @@ def _alpha(spec: ConvSpec) -> float:
 
 class Native(Backend):
     name = "native"
+    namespace = "convkit"
+    library = LIBRARY
 
     def __init__(self) -> None:
-        self._reason = _load()
+        self._reason = _load(self.library, self.namespace)
         if self._reason is None:
-            ops = torch.ops.convkit
+            ops = getattr(torch.ops, self.namespace)
             self._fprop = ops.conv_fprop.default
             self._dgrad = ops.conv_dgrad.default
             self._wgrad = ops.conv_wgrad.default
@@ -93,7 +96,7 @@ class Native(Backend):
         return self._reason
 
     def algorithms(self) -> tuple[str, ...]:
-        return _algorithms() if self._reason is None else ()
+        return _algorithms(self.library) if self._reason is None else ()
 
     def plan(
         self, op: str, a: Tensor, b: Tensor, size: tuple[int, ...], spec: ConvSpec, channels_last: bool

@@ -72,14 +72,24 @@ CONVKIT_INLINE float to_float(bfloat16 v) { return bit_cast<float>(static_cast<u
 
 // Round to nearest even; a NaN stays a (quiet) NaN.
 CONVKIT_INLINE bfloat16 to_bfloat16(float v) {
+#if defined(__CUDA_ARCH__)
+  bfloat16 narrow;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(v));
+  return narrow;
+#else
   const uint32_t u = bit_cast<uint32_t>(v);
   if ((u & 0x7fffffffu) > 0x7f800000u) return bfloat16{static_cast<uint16_t>((u >> 16) | 0x40u)};
   return bfloat16{static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+#endif
 }
 
 CONVKIT_INLINE float to_float(float16 v) {
 #if defined(__F16C__)
   return _cvtsh_ss(v.bits);
+#elif defined(__CUDA_ARCH__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(v.bits));
+  return wide;
 #else
   const uint32_t sign = static_cast<uint32_t>(v.bits & 0x8000u) << 16;
   const uint32_t rest = v.bits & 0x7fffu;
@@ -97,6 +107,10 @@ CONVKIT_INLINE float to_float(float16 v) {
 CONVKIT_INLINE float16 to_float16(float v) {
 #if defined(__F16C__)
   return float16{static_cast<uint16_t>(_cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT))};
+#elif defined(__CUDA_ARCH__)
+  float16 narrow;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(v));
+  return narrow;
 #else
   const uint32_t u = bit_cast<uint32_t>(v);
   const uint16_t sign = static_cast<uint16_t>((u >> 16) & 0x8000u);
@@ -173,7 +187,7 @@ struct Type {
 
 // Calls f(Type<T>{}) for the floating type named by `t`; false if `t` is none.
 template <typename F>
-CONVKIT_INLINE bool visit_floating(DType t, F&& f) {
+CONVKIT_INLINE_HOST bool visit_floating(DType t, F&& f) {
   switch (t) {
     case DType::kFloat32: f(Type<float>{}); return true;
     case DType::kFloat64: f(Type<double>{}); return true;
@@ -185,7 +199,7 @@ CONVKIT_INLINE bool visit_floating(DType t, F&& f) {
 
 // The same for integers.
 template <typename F>
-CONVKIT_INLINE bool visit_integral(DType t, F&& f) {
+CONVKIT_INLINE_HOST bool visit_integral(DType t, F&& f) {
   switch (t) {
     case DType::kUInt8: f(Type<uint8_t>{}); return true;
     case DType::kInt8: f(Type<int8_t>{}); return true;

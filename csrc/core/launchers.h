@@ -85,4 +85,11 @@ const Launchers& launchers();
 const char* instruction_set();
 
 }  // namespace cpu
+
+namespace cuda {
+
+// The GPU's table, or, where the kernels were compiled for it, the SIMT emulator's.
+const Launchers& launchers();
+
+}  // namespace cuda
 }  // namespace convkit

@@ -19,4 +19,5 @@
 #define CONVKIT_HOST_DEVICE
 #endif
 
-#define CONVKIT_INLINE __attribute__((always_inline)) inline CONVKIT_HOST_DEVICE
+#define CONVKIT_INLINE_HOST __attribute__((always_inline)) inline
+#define CONVKIT_INLINE CONVKIT_INLINE_HOST CONVKIT_HOST_DEVICE

@@ -20,10 +20,19 @@ struct PoolProblem {
   bool adaptive;             // stride and dilation are then 1, and there is no padding
 };
 
-// Taps [begin, end) of a window that lie inside the input along one dimension; tap t reads start + t * dilation.
-struct TapRange {
-  int64_t start, begin, end;
+// One dimension of it, in the integers that a kernel counts in: I holds every position and its padding.
+template <typename I>
+struct WindowAxis {
+  I in, kernel, out, stride, before, after, dilation;
+  bool adaptive;
 };
+
+// Taps [begin, end) of a window that lie inside the input along one dimension; tap t reads start + t * dilation.
+template <typename I>
+struct Taps1d {
+  I start, begin, end;
+};
+using TapRange = Taps1d<int64_t>;
 
 inline namespace CONVKIT_ISA {
 
@@ -46,10 +55,31 @@ CONVKIT_INLINE int64_t largest_window(int64_t length, int64_t out) {
   return length / out + (rest == 0 ? 0 : out % rest == 0 ? 1 : 2);
 }
 
+template <typename I = int64_t>
+CONVKIT_INLINE WindowAxis<I> window_axis(const PoolProblem& p, int dim) {
+  return WindowAxis<I>{static_cast<I>(p.in.v[dim]),         static_cast<I>(p.kernel.v[dim]),
+                       static_cast<I>(p.out.v[dim]),        static_cast<I>(p.stride.v[dim]),
+                       static_cast<I>(p.pad_before.v[dim]), static_cast<I>(p.pad_after.v[dim]),
+                       static_cast<I>(p.dilation.v[dim]),   p.adaptive};
+}
+
+// floor(o a / b), whatever the size of the product.
+template <typename I>
+CONVKIT_INLINE I scaled_down(I o, I a, I b) {
+  return static_cast<I>(static_cast<int64_t>(o) * a / b);
+}
+template <typename I>
+CONVKIT_INLINE I scaled_up(I o, I a, I b) {
+  return static_cast<I>((static_cast<int64_t>(o) * a + b - 1) / b);
+}
+
 // Where window o starts, in the padding perhaps.
+template <typename I>
+CONVKIT_INLINE I window_start(const WindowAxis<I>& a, I o) {
+  return a.adaptive ? scaled_down(o, a.in, a.out) : o * a.stride - a.before;
+}
 CONVKIT_INLINE int64_t window_start(const PoolProblem& p, int dim, int64_t o) {
-  if (p.adaptive) return o * p.in.v[dim] / p.out.v[dim];
-  return o * p.stride.v[dim] - p.pad_before.v[dim];
+  return window_start(window_axis(p, dim), o);
 }
 
 // Input elements per window, about: what kernels divide work by.
@@ -57,39 +87,45 @@ CONVKIT_INLINE int64_t window_step(const PoolProblem& p, int dim) {
   return p.adaptive && p.out.v[dim] > 0 ? (p.in.v[dim] + p.out.v[dim] - 1) / p.out.v[dim] : p.stride.v[dim];
 }
 
+template <typename I>
+CONVKIT_INLINE Taps1d<I> tap_range(const WindowAxis<I>& a, I o) {
+  const I start = window_start(a, o);
+  if (a.adaptive) return Taps1d<I>{start, 0, scaled_up(o + 1, a.in, a.out) - start};
+  const I begin = start >= 0 ? 0 : (-start + a.dilation - 1) / a.dilation;
+  I end = start >= a.in ? 0 : (a.in - start + a.dilation - 1) / a.dilation;
+  if (end > a.kernel) end = a.kernel;
+  return Taps1d<I>{start, begin, end < begin ? begin : end};
+}
 CONVKIT_INLINE TapRange tap_range(const PoolProblem& p, int dim, int64_t o) {
-  const int64_t start = window_start(p, dim, o);
-  if (p.adaptive) return TapRange{start, 0, ((o + 1) * p.in.v[dim] + p.out.v[dim] - 1) / p.out.v[dim] - start};
-  const int64_t dilation = p.dilation.v[dim], kernel = p.kernel.v[dim], length = p.in.v[dim];
-  const int64_t begin = start >= 0 ? 0 : (-start + dilation - 1) / dilation;
-  int64_t end = start >= length ? 0 : (length - start + dilation - 1) / dilation;
-  if (end > kernel) end = kernel;
-  return TapRange{start, begin, end < begin ? begin : end};
+  return tap_range(window_axis(p, dim), o);
 }
 
 // Taps of the window clipped to the explicitly padded input [-before, L + after): what count_include_pad counts.
+template <typename I>
+CONVKIT_INLINE I padded_taps(const WindowAxis<I>& a, I o) {
+  if (a.adaptive) return tap_range(a, o).end;
+  const I taps = (a.in + a.after - window_start(a, o) + a.dilation - 1) / a.dilation;
+  return taps < a.kernel ? taps : a.kernel;
+}
 CONVKIT_INLINE int64_t padded_taps(const PoolProblem& p, int dim, int64_t o) {
-  const int64_t start = window_start(p, dim, o);
-  if (p.adaptive) return tap_range(p, dim, o).end;
-  const int64_t room = p.in.v[dim] + p.pad_after.v[dim] - start;
-  const int64_t dilation = p.dilation.v[dim];
-  const int64_t taps = (room + dilation - 1) / dilation;
-  return taps < p.kernel.v[dim] ? taps : p.kernel.v[dim];
+  return padded_taps(window_axis(p, dim), o);
 }
 
 // Windows [begin, end) whose span covers input position i; with dilation, only those with i - start
 // divisible by it read i. Adaptive windows cover elements as elements would windows.
-CONVKIT_INLINE void covering_windows(const PoolProblem& p, int dim, int64_t i, int64_t* begin, int64_t* end) {
-  if (p.adaptive) {
-    *begin = i * p.out.v[dim] / p.in.v[dim];
-    *end = ((i + 1) * p.out.v[dim] + p.in.v[dim] - 1) / p.in.v[dim];
+template <typename I>
+CONVKIT_INLINE void covering_windows(const WindowAxis<I>& a, I i, I* begin, I* end) {
+  if (a.adaptive) {
+    *begin = scaled_down(i, a.out, a.in);
+    *end = scaled_up(i + 1, a.out, a.in);
     return;
   }
-  const int64_t shifted = i + p.pad_before.v[dim];
-  const int64_t reach = p.dilation.v[dim] * (p.kernel.v[dim] - 1);
-  const int64_t stride = p.stride.v[dim];
-  *begin = shifted <= reach ? 0 : (shifted - reach + stride - 1) / stride;
-  *end = shifted / stride + 1 < p.out.v[dim] ? shifted / stride + 1 : p.out.v[dim];
+  const I shifted = i + a.before, reach = a.dilation * (a.kernel - 1);
+  *begin = shifted <= reach ? 0 : (shifted - reach + a.stride - 1) / a.stride;
+  *end = shifted / a.stride + 1 < a.out ? shifted / a.stride + 1 : a.out;
+}
+CONVKIT_INLINE void covering_windows(const PoolProblem& p, int dim, int64_t i, int64_t* begin, int64_t* end) {
+  covering_windows(window_axis(p, dim), i, begin, end);
 }
 
 // How many windows at most cover one position.

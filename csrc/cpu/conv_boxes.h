@@ -4,9 +4,9 @@
 // scratch first (cpu/conv_stage.h), so that the kernels read neighbours, unconverted and unchecked.
 #pragma once
 
+#include "core/conv_window.h"
 #include "core/tensor_view.h"
 #include "cpu/conv_stage.h"
-#include "cpu/conv_window.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

@@ -12,9 +12,9 @@
 //           outside the source are skipped: rows by the list of rows inside, columns by checks that only the
 //           blocks at the border make.
 // Limits    K == C >= lanes, zero padding, floating dtypes.
+#include "core/conv_window.h"
 #include "cpu/conv_depthwise.h"
 #include "cpu/conv_depthwise_columns.h"
-#include "cpu/conv_window.h"
 #include "cpu/transpose.h"
 
 namespace convkit {

@@ -5,7 +5,7 @@
 // Mapping   one task per (image, channel) plane of the result (wgrad: per filter), one accumulator per element.
 // Memory    nothing is staged.
 // Limits    zero padding. Slow: it serves integer and complex tensors and stands behind the other algorithms' tests.
-#include "cpu/conv_epilogue.h"
+#include "core/conv_epilogue.h"
 #include "cpu/kernels.h"
 
 namespace convkit {

@@ -1,7 +1,7 @@
 // The epilogue of core/epilogue.h, one vector at a time.
 #pragma once
 
-#include "cpu/conv_epilogue.h"
+#include "core/conv_epilogue.h"
 #include "cpu/simd.h"
 
 namespace convkit {

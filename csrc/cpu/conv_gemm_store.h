@@ -1,7 +1,7 @@
 // From finished tiles to the result: epilogue and store of conv_gemm.
 #pragma once
 
-#include "cpu/conv_epilogue.h"
+#include "core/conv_epilogue.h"
 #include "cpu/conv_gemm_pixels.h"
 
 namespace convkit {

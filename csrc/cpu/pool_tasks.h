@@ -4,6 +4,7 @@
 #include "core/parallel.h"
 #include "core/pool_ops.h"
 #include "core/pool_problem.h"
+#include "core/pool_window.h"
 #include "core/status.h"
 #include "core/tensor_view.h"
 #include "cpu/pool_vector.h"
@@ -74,24 +75,6 @@ CONVKIT_INLINE int64_t band_count(int64_t units, int64_t rows, int64_t row_eleme
 // How many planes of `slot` positions to put side by side.
 CONVKIT_INLINE int64_t planes_abreast(int64_t planes, int64_t slot, int64_t lanes) {
   return slot >= 4 * lanes ? 1 : lesser(planes, ceil_div(8 * lanes, slot));
-}
-
-// What one dimension of a window counts in the divisor; never 0 (a dilated window can miss the input).
-CONVKIT_INLINE int64_t divisor_taps(const PoolProblem& p, int dim, int64_t o) {
-  if (p.divisor_override != 0) return dim == 0 ? p.divisor_override : 1;
-  const TapRange t = tap_range(p, dim, o);
-  return greater(1, p.count_include_pad ? padded_taps(p, dim, o) : t.end - t.begin);
-}
-
-// Calls f(o, t) for every window o that reads input position i along dim, through its tap t.
-template <typename F>
-CONVKIT_INLINE void for_readers(const PoolProblem& p, int dim, int64_t i, const F& f) {
-  int64_t begin, end;
-  covering_windows(p, dim, i, &begin, &end);
-  for (int64_t o = begin; o < end; ++o) {
-    const int64_t distance = i - window_start(p, dim, o);
-    if (distance % p.dilation[dim] == 0) f(o, distance / p.dilation[dim]);
-  }
 }
 
 // What padding holds for elements of type T.

@@ -295,20 +295,6 @@ CONVKIT_INLINE void store_taps(void* base, int64_t at, int64_t bytes, K taps, in
   if (bytes == 2) return store_taps_as(static_cast<int16_t*>(base) + at, taps, n);
   store_taps_as(static_cast<int32_t*>(base) + at, taps, n);
 }
-CONVKIT_INLINE int64_t load_tap(const void* base, int64_t at, int64_t bytes) {
-  if (bytes == 1) return static_cast<const uint8_t*>(base)[at];
-  if (bytes == 2) return static_cast<const int16_t*>(base)[at];
-  return static_cast<const int32_t*>(base)[at];
-}
-CONVKIT_INLINE void store_tap(void* base, int64_t at, int64_t bytes, int64_t tap) {
-  if (bytes == 1)
-    static_cast<uint8_t*>(base)[at] = static_cast<uint8_t>(tap);
-  else if (bytes == 2)
-    static_cast<int16_t*>(base)[at] = static_cast<int16_t>(tap);
-  else
-    static_cast<int32_t*>(base)[at] = static_cast<int32_t>(tap);
-}
-
 // Every second lane of (a, b), from lane kFirst on; and the two vectors that such a pair came from.
 template <int kFirst, typename V, int... i>
 CONVKIT_INLINE V every_second(V a, V b, std::integer_sequence<int, i...>) {

@@ -69,6 +69,4 @@ void check(Status status);
 
 Spatial spatial_of(const TensorView& v);
 
-void install_parallel_runner();
-
 }  // namespace convkit::binding

@@ -2,13 +2,23 @@
 //
 // Specs are packed integer lists (convkit/problem.py packs, torch/binding.h unpacks): one list argument is
 // the cheapest to pass. SymInt keeps one compiled graph for all sizes under torch.compile.
+//
+// The name of the library is convkit; the tests' library of emulated GPU kernels has another.
 #include "torch/conv.h"
 #include "torch/pool.h"
 #include "torch/pool_flat.h"
+#include "torch/target.h"
 
 namespace cb = convkit::binding;
 
-STABLE_TORCH_LIBRARY(convkit, m) {
+#ifndef CONVKIT_LIBRARY_NAME
+#define CONVKIT_LIBRARY_NAME convkit
+#endif
+// One more macro: STABLE_TORCH_LIBRARY pastes its argument as it is spelled.
+#define CONVKIT_DEFINE(name, m) STABLE_TORCH_LIBRARY(name, m)
+#define CONVKIT_IMPLEMENT(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
+
+CONVKIT_DEFINE(CONVKIT_LIBRARY_NAME, m) {
   m.def(
       "conv_fprop(Tensor x, Tensor w, Tensor? bias, Tensor? scale, Tensor? residual, SymInt[] spec, float alpha) "
       "-> Tensor");
@@ -37,8 +47,8 @@ STABLE_TORCH_LIBRARY(convkit, m) {
   m.def("lp_pool_bwd(Tensor dy, Tensor x, Tensor y, Tensor? exponent, SymInt[] spec, float p, bool norm) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(convkit, CPU, m) {
-  cb::install_parallel_runner();
+CONVKIT_IMPLEMENT(CONVKIT_LIBRARY_NAME, CPU, m) {
+  cb::prepare_targets();
   m.impl("conv_fprop", TORCH_BOX(&cb::conv_fprop));
   m.impl("conv_dgrad", TORCH_BOX(&cb::conv_dgrad));
   m.impl("conv_wgrad", TORCH_BOX(&cb::conv_wgrad));

@@ -1,6 +1,8 @@
 // The pooling operators.
 #include "torch/pool.h"
 
+#include "torch/target.h"
+
 namespace convkit::binding {
 
 using torch::headeronly::ScalarType;
@@ -41,7 +43,7 @@ std::tuple<Tensor, Tensor> max_pool(const Tensor& x, const Ints& packed, bool of
   Result y = allocate(x, x.scalar_type(), spec.spatial_dims, p.n, p.c, p.out, spec.channels_last);
   Result o = allocate(x, offset_dtype(p), spec.spatial_dims, offsets ? p.n : 0, p.c, p.out, spec.channels_last);
   if (!offsets) o.view.data = nullptr;
-  check(cpu::launchers().max_pool(p, xv, y.view, o.view));
+  check(Target(x)->max_pool(p, xv, y.view, o.view));
   return {y.tensor, o.tensor};
 }
 
@@ -51,7 +53,7 @@ Tensor pool_select(const Tensor& x, const Tensor& offsets, const Ints& packed) {
   const PoolProblem p = pool_problem(spec, xv.size[kN], xv.size[kC], spatial_of(xv));
   check_offsets(p, offsets, ov);
   Result y = allocate(x, x.scalar_type(), spec.spatial_dims, p.n, p.c, p.out, spec.channels_last);
-  check(cpu::launchers().pool_select(p, xv, ov, y.view));
+  check(Target(x)->pool_select(p, xv, ov, y.view));
   return y.tensor;
 }
 
@@ -61,7 +63,7 @@ Tensor pool_select_bwd(const Tensor& dy, const Tensor& offsets, const Ints& inpu
   const PoolProblem p = problem_of(spec, dyv, input_size);
   check_offsets(p, offsets, ov);
   Result dx = allocate(dy, dy.scalar_type(), spec.spatial_dims, p.n, p.c, p.in, spec.channels_last);
-  check(cpu::launchers().pool_select_bwd(p, dyv, ov, dx.view));
+  check(Target(dy)->pool_select_bwd(p, dyv, ov, dx.view));
   return dx.tensor;
 }
 
@@ -71,7 +73,7 @@ Tensor pool_indices(const Tensor& offsets, const Ints& input_size, const Ints& p
   const PoolProblem p = problem_of(spec, ov, input_size);
   check_offsets(p, offsets, ov);
   Result indices = allocate(offsets, ScalarType::Long, spec.spatial_dims, p.n, p.c, p.out, spec.channels_last);
-  check(cpu::launchers().pool_indices(p, ov, indices.view));
+  check(Target(offsets)->pool_indices(p, ov, indices.view));
   return indices.tensor;
 }
 
@@ -80,7 +82,7 @@ Tensor avg_pool(const Tensor& x, const Ints& packed) {
   const TensorView xv = view(x, spec.spatial_dims, "x");
   const PoolProblem p = pool_problem(spec, xv.size[kN], xv.size[kC], spatial_of(xv));
   Result y = allocate(x, x.scalar_type(), spec.spatial_dims, p.n, p.c, p.out, spec.channels_last);
-  check(cpu::launchers().avg_pool(p, xv, y.view));
+  check(Target(x)->avg_pool(p, xv, y.view));
   return y.tensor;
 }
 
@@ -89,7 +91,7 @@ Tensor avg_pool_bwd(const Tensor& dy, const Ints& input_size, const Ints& packed
   const TensorView dyv = view(dy, spec.spatial_dims, "dy");
   const PoolProblem p = problem_of(spec, dyv, input_size);
   Result dx = allocate(dy, dy.scalar_type(), spec.spatial_dims, p.n, p.c, p.in, spec.channels_last);
-  check(cpu::launchers().avg_pool_bwd(p, dyv, dx.view));
+  check(Target(dy)->avg_pool_bwd(p, dyv, dx.view));
   return dx.tensor;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "torch/pool.h"
+#include "torch/target.h"
 
 namespace convkit::binding {
 namespace {
@@ -37,7 +38,7 @@ Tensor lp_pool(const Tensor& x, const OptionalTensor& exponent, const Ints& pack
   const PoolProblem problem = pool_problem(spec, xv.size[kN], xv.size[kC], spatial_of(xv));
   const LpPower power = power_of(exponent, p, norm);
   Result y = allocate(x, x.scalar_type(), spec.spatial_dims, problem.n, problem.c, problem.out, spec.channels_last);
-  check(cpu::launchers().lp_pool(problem, power, xv, y.view));
+  check(Target(x)->lp_pool(problem, power, xv, y.view));
   return y.tensor;
 }
 
@@ -55,7 +56,7 @@ Tensor lp_pool_bwd(const Tensor& dy, const Tensor& x, const Tensor& y, const Opt
   check_like(yv, expected, "y");
   check_like(dyv, expected, "dy");
   Result dx = allocate(dy, dy.scalar_type(), spec.spatial_dims, problem.n, problem.c, problem.in, spec.channels_last);
-  check(cpu::launchers().lp_pool_bwd(problem, power, dyv, xv, yv, dx.view));
+  check(Target(dy)->lp_pool_bwd(problem, power, dyv, xv, yv, dx.view));
   return dx.tensor;
 }
 

@@ -1,0 +1,13 @@
+// The GPU's algorithms of convolution, in order of preference; core/selection.h reads the table.
+#pragma once
+
+#include "core/selection.h"
+#include "cuda/kernels.h"
+
+namespace convkit::cuda {
+
+constexpr ConvAlgorithm kConvAlgorithms[] = {
+    {"conv_direct", conv_direct_supports, conv_fprop_direct, conv_dgrad_direct, conv_wgrad_direct},
+};
+
+}  // namespace convkit::cuda

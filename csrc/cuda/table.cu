@@ -1,0 +1,37 @@
+// The launcher table of the GPU kernels, and the stream they are launched on.
+#include "cuda/algorithms.h"
+#include "cuda/device/launch.h"
+
+namespace convkit::cuda {
+namespace {
+
+using Convolution = ConvSelection<kConvAlgorithms>;
+
+thread_local void* stream = nullptr;
+
+}  // namespace
+
+void set_stream(void* to) { stream = to; }
+void* current_stream() { return stream; }
+
+const Launchers& launchers() {
+  static const Launchers kLaunchers = [] {
+    Launchers t{};
+    t.conv_fprop = Convolution::fprop;
+    t.conv_dgrad = Convolution::dgrad;
+    t.conv_wgrad = Convolution::wgrad;
+    t.conv_bgrad = conv_bgrad;
+    t.conv_plan = Convolution::plan;
+    t.conv_algorithm = Convolution::name;
+    t.max_pool = max_pool;
+    t.pool_select = pool_select;
+    t.pool_select_bwd = pool_select_bwd;
+    t.pool_indices = pool_indices;
+    t.avg_pool = avg_pool;
+    t.avg_pool_bwd = avg_pool_bwd;
+    return t;
+  }();
+  return kLaunchers;
+}
+
+}  // namespace convkit::cuda
