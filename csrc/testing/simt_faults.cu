@@ -82,6 +82,6 @@ Status run(int fault, const float* x, float* y, int64_t blocks_wanted) {
 
 // nullptr, or what the emulator reports.
 extern "C" __attribute__((visibility("default"))) const char* convkit_simt_fault(int fault, const float* x, float* y,
-                                                                                int64_t blocks) {
+                                                                                 int64_t blocks) {
   return convkit::cuda::run<0>(fault, x, y, blocks).reason;
 }

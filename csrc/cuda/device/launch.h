@@ -34,9 +34,8 @@ inline int64_t whole_warps(int64_t wanted, int64_t most) {
 template <typename... P>
 Status launch(void (*kernel)(P...), const Grid& grid, P... arguments) {
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
-  const cudaError_t error =
-      cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, pointers, grid.shared_bytes,
-                       static_cast<cudaStream_t>(current_stream()));
+  const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, pointers,
+                                             grid.shared_bytes, static_cast<cudaStream_t>(current_stream()));
   return error == cudaSuccess ? kOk : Status{cudaGetErrorString(error)};
 }
 #else
