@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import zlib
 
 import pytest
 import torch
@@ -22,6 +23,19 @@ def pytest_configure(config: pytest.Config) -> None:
         mallopt(_M_PERTURB, 0x80)
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
     torch.set_num_threads(1)  # tests run in parallel processes; tests/test_threads.py sets its own numbers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", type=int, default=1, metavar="N", help="run one test in N, chosen by name")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # By name, not by position: parameters follow each other in cycles, and a step could pick one of them only.
+    share = config.getoption("share")
+    dropped = [item for item in items if zlib.crc32(item.nodeid.encode()) % share]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if not zlib.crc32(item.nodeid.encode()) % share]
 
 
 @pytest.fixture(scope="session")
