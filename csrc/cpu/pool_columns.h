@@ -18,9 +18,11 @@ namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
+constexpr int64_t kLongestRow = 1 << 18;  // a row lies in scratch memory; longer ones go to pool_rows.h in tiles
+
 CONVKIT_INLINE bool columns_apply(const PoolProblem& p) {
   const bool dilated = p.dilation[0] != 1 || p.dilation[1] != 1 || p.dilation[2] != 1;
-  return p.adaptive || (p.stride[2] > kShuffledStride && !dilated);
+  return p.adaptive || (p.stride[2] > kShuffledStride && !dilated && p.in[2] <= kLongestRow);
 }
 
 struct ColumnPlan {
