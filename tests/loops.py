@@ -310,6 +310,7 @@ def stochastic_mean_bwd(dy: np.ndarray, x: np.ndarray, y: np.ndarray, spec: Any)
     for o, chances, total in positive_taps(x, spec):
         for _, i in chances:
             dx[i] += dy[o] * (2 * x[i] - y[o]) / total
+    return dx
 
 
 def lp_pool(x: np.ndarray, p: float, norm: bool, spec: Any) -> np.ndarray:
