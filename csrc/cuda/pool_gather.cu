@@ -23,7 +23,7 @@ struct Adjoint {
 };
 
 template <typename T, bool kSelect, int kCount>
-__global__ void __launch_bounds__(kWalkThreads) pool_gather(const Adjoint g, const Walk walk) {
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) pool_gather(const Adjoint g, const Walk walk) {
   using A = accumulate_t<T>;
   const PoolAxes& p = g.axes;
   int64_t c;

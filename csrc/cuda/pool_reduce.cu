@@ -21,7 +21,7 @@ struct Pool {
 };
 
 template <typename Policy, typename T, bool kOffsets, int kCount>
-__global__ void __launch_bounds__(kWalkThreads) pool_reduce(const Pool g, const Walk walk) {
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) pool_reduce(const Pool g, const Walk walk) {
   using A = accumulate_t<T>;
   const PoolAxes& p = g.axes;
   int64_t c;

@@ -43,13 +43,13 @@ CONVKIT_DEVICE void for_chosen(const Select& g, const Walk& walk, const F& f) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kWalkThreads) pool_select_elements(const Select g, const Walk walk) {
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) pool_select_elements(const Select g, const Walk walk) {
   for_chosen(g, walk, [&](int64_t n, int64_t c, int64_t to, bool found, const Window& from) {
     data<T>(g.result)[to] = found ? data<T>(g.x)[offset(g.x, n, c, from.d, from.h, from.w)] : T{};
   });
 }
 
-__global__ void __launch_bounds__(kWalkThreads) pool_select_indices(const Select g, const Walk walk) {
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) pool_select_indices(const Select g, const Walk walk) {
   for_chosen(g, walk, [&](int64_t, int64_t, int64_t to, bool found, const Window& from) {
     const int64_t row = static_cast<int64_t>(from.d) * g.axes.h.in + from.h;
     data<int64_t>(g.result)[to] = found ? row * g.axes.w.in + from.w : -1;

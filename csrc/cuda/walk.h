@@ -7,7 +7,7 @@
 
 namespace convkit::cuda {
 
-constexpr int kWalkThreads = 256;
+constexpr int kWalkThreads = 256, kWalkBlocks = 2;  // blocks per multiprocessor: left to itself, ptxas spills for more
 
 struct Window {
   int32_t d, h, w;
