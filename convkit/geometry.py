@@ -180,12 +180,17 @@ def _window(name: str, layer: Any) -> tuple[Ints, Ints, Ints, Ints] | None:
         if not hasattr(layer, "kernel_size") or not hasattr(layer, "stride") or "Unpool" in kind:
             return None
         n = next((d for d in (1, 2, 3) if f"{d}d" in kind), 1)
-        values = (layer.kernel_size, layer.stride, getattr(layer, "padding", 0), getattr(layer, "dilation", 1))
+        values: tuple[Any, ...] = (
+            layer.kernel_size,
+            layer.stride,
+            getattr(layer, "padding", 0),
+            getattr(layer, "dilation", 1),
+        )
     else:
         given = tuple(layer) if isinstance(layer, (tuple, list)) else (layer,)
         if not 1 <= len(given) <= 4:
             raise ValueError(f"layer {name} must be (kernel_size, stride, padding, dilation), but got {layer!r}")
-        values = (*given, *(1, 0, 1)[len(given) - 1 :])  # type: ignore[assignment]
+        values = (*given, *(1, 0, 1)[len(given) - 1 :])
         n = max((len(v) for v in values if isinstance(v, (tuple, list))), default=1)
     kernel, stride, pads, dilation = parse(
         "receptive_field",

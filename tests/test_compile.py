@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.library import opcheck
 
 import convkit
 import convkit.functional as CF
@@ -66,7 +67,7 @@ def test_opcheck(op: str, reference: Backend) -> None:
     wanted = [c for c in catalogue(torch.float32, "channels_last", reference) if c.op == op]
     for call in (wanted[0], wanted[-1]):
         operator, arguments = operator_arguments(call)
-        torch.library.opcheck(operator, arguments, test_utils=CHECKS)
+        opcheck(operator, arguments, test_utils=CHECKS)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -52,7 +53,10 @@ def test_b6_2_a_seed_gives_pytorchs_result(ndim: int, dtype: torch.dtype) -> Non
 def test_windows_are_pytorchs_in_each_dtype(dtype: torch.dtype, backend: Backend) -> None:
     """An image of zeros chooses the first element of each window: its start."""
     generator = torch.Generator().manual_seed(3)
-    number = lambda low, high: int(torch.randint(low, high, (), generator=generator))  # noqa: E731
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
     for ndim in (2, 3):
         for _ in range(60):
             kernel = [number(1, 4) for _ in range(ndim)]
@@ -242,7 +246,7 @@ def test_b1_9_channels_last_is_kept(ndim: int) -> None:
 def test_derivatives_of_every_order(ndim: int) -> None:
     x = image(ndim)[:, :2, :7].contiguous().requires_grad_()
     u = torch.rand(2, 2, ndim, dtype=torch.float64)
-    function = lambda t: pool(ndim)(t, 3, (3,) * ndim, _random_samples=u)  # noqa: E731
+    function = partial(pool(ndim), kernel_size=3, output_size=(3,) * ndim, _random_samples=u)
     assert gradcheck(function, (x,), check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(function, (x,), check_fwd_over_rev=True, check_batched_grad=True)
 
@@ -260,7 +264,10 @@ def test_the_gradient_is_pytorchs() -> None:
 
 def test_vmap_and_func() -> None:
     x, u = image(2), torch.rand(2, 3, 2, dtype=torch.float64)
-    one = lambda a, s: CF.fractional_max_pool2d(a, 2, 4, _random_samples=s.unsqueeze(0))  # noqa: E731
+
+    def one(a: Tensor, s: Tensor) -> Tensor:
+        return CF.fractional_max_pool2d(a, 2, 4, _random_samples=s.unsqueeze(0))
+
     expected = CF.fractional_max_pool2d(x, 2, 4, _random_samples=u)
     assert torch.equal(torch.func.vmap(one)(x, u), expected)
     y, tangent = torch.func.jvp(lambda a: one(a, u[0]), (x[0],), (torch.ones_like(x[0]),))
@@ -288,7 +295,10 @@ def test_deterministic_mode_does_not_refuse() -> None:
 
 def test_fullgraph() -> None:
     u = torch.rand(2, 3, 2, dtype=torch.float64)
-    function = lambda t: CF.fractional_max_pool2d(t, 2, output_ratio=(0.5, 0.7), _random_samples=u)  # noqa: E731
+
+    def function(t: Tensor) -> Tensor:
+        return CF.fractional_max_pool2d(t, 2, output_ratio=(0.5, 0.7), _random_samples=u)
+
     x = image(2).requires_grad_()
     y = torch.compile(function, fullgraph=True, backend="aot_eager")(x)
     assert torch.equal(y, function(x))

@@ -73,7 +73,7 @@ MACHINES = ((0, True), (0, False), (1, True), (2, False), (3, True), (4, False))
 
 def outcomes(simt: Simt, fault: str) -> list[torch.Tensor | str]:
     """What the kernel leaves or the emulator reports, on every machine."""
-    run = ctypes.CDLL(str(simt.library)).convkit_simt_fault
+    run = ctypes.CDLL(str(simt.binary)).convkit_simt_fault
     run.restype, run.argtypes = ctypes.c_char_p, [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     blocks, x = 3, torch.randn(3 * 256, generator=torch.Generator().manual_seed(0))
     found: list[torch.Tensor | str] = []

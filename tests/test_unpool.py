@@ -307,7 +307,10 @@ def test_the_gradient_of_repeated_indices_is_pytorchs() -> None:
 
 def test_vmap_and_func() -> None:
     y, indices, size = pooled(2)
-    one = lambda a, i: CF.max_unpool2d(a, i, 2, output_size=size)  # noqa: E731
+
+    def one(a: Tensor, i: Tensor) -> Tensor:
+        return CF.max_unpool2d(a, i, 2, output_size=size)
+
     expected = one(y, indices)
     assert torch.equal(torch.func.vmap(one)(y, indices), expected)
     assert torch.equal(
@@ -413,7 +416,10 @@ def test_modules(ndim: int) -> None:
 def test_random_problems_against_pytorch() -> None:
     """PyTorch on one thread also keeps the last of equal indices."""
     generator = torch.Generator().manual_seed(5)
-    number = lambda low, high: int(torch.randint(low, high, (), generator=generator))  # noqa: E731
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
     for _ in range(150):
         ndim = number(1, 4)
         kernel = [number(1, 4) for _ in range(ndim)]

@@ -17,8 +17,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from convkit.terminal import table  # noqa: E402
-from native_build import find_nvcc  # noqa: E402
+from convkit.terminal import table  # noqa: E402 - found by the path above
+from native_build import find_nvcc  # noqa: E402 - likewise
 
 ARCHITECTURES = ("80", "90a", "100a")  # the first also as PTX, which newer GPUs translate
 FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-Wall,-Wextra", "-Werror=all-warnings")

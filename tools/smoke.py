@@ -6,6 +6,7 @@ Needs convkit and torch only, any version from 2.10 on; it checks one build, the
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 
 import torch
@@ -79,6 +80,68 @@ def check_pooling(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
     close(f"avg_pool_bwd {what}", raw("avg_pool_bwd", dy, size, spec, channels_last), dx_mean, window)
 
 
+def check_lp(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
+    lp_pool = (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)[dims - 1]
+    none, window = (0,) * dims, 3**dims
+    spec = PoolSpec((3,) * dims, (2,) * dims, none, none, (1,) * dims)
+    x, x64 = draw(dtype, 2, 4, *(9, 8, 7)[:dims])
+    for p in (2.0, 3.0):
+        y = lp_pool(x64, p, 3, 2)
+        dy, dy64 = draw(dtype, *y.shape)
+        (dx,) = torch.autograd.grad(y, x64, dy64)
+        what = f"p={p} {dims}d {dtype} channels_last={channels_last}"
+        got = raw("lp_pool", x, None, spec, p, False, channels_last)
+        close(f"lp_pool {what}", got, y, window)
+        got = raw("lp_pool_bwd", dy, x, y.to(dtype), None, spec, p, False, channels_last)
+        close(f"lp_pool_bwd {what}", got, dx, 2 * window)
+
+
+def check_stochastic(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
+    """A draw from windows that have one positive element each, which leaves no choice; and the expectation."""
+    max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    avg_pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
+    none, twos, window = (0,) * dims, (2,) * dims, 2**dims
+    spec = PoolSpec(twos, twos, none, none, (1,) * dims)
+    x, x64 = draw(dtype, 2, 4, *(8, 6, 4)[:dims])
+    what = f"{dims}d {dtype} channels_last={channels_last}"
+    _, kept = max_pool(x64, 2, return_indices=True)
+    single = torch.zeros_like(x).flatten(2)
+    single.scatter_(2, kept.flatten(2), x.flatten(2).gather(2, kept.flatten(2)))
+    single = single.view_as(x)
+    used.add("stochastic_pool")
+    got, _ = native.stochastic_pool(single, torch.tensor(7), spec, channels_last)
+    close(f"stochastic_pool {what}", got, max_pool(single.double(), 2), 0)
+    y = avg_pool(x64 * x64, 2) / avg_pool(x64, 2)
+    dy, dy64 = draw(dtype, *y.shape)
+    (dx,) = torch.autograd.grad(y, x64, dy64)
+    close(f"stochastic_mean {what}", raw("stochastic_mean", x, spec, channels_last), y, window)
+    got = raw("stochastic_mean_bwd", dy, x, y.to(dtype), spec, channels_last)
+    terms = window / avg_pool(x64.detach(), 2).min().item()  # the gradient's terms are divided by the mean
+    close(f"stochastic_mean_bwd {what}", got, dx, math.ceil(terms))
+
+
+def check_flat(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
+    max_pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
+    max_unpool = (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d)[dims - 1]
+    size, twos, what = (8, 6, 4)[:dims], (2,) * dims, f"{dims}d {dtype} channels_last={channels_last}"
+    x, x64 = draw(dtype, 2, 4, *size)
+    y, indices = max_pool(x64, 2, return_indices=True)
+    placed = max_unpool(y, indices, 2)
+    close(f"max_unpool {what}", raw("max_unpool", y.to(dtype), indices, size, channels_last), placed, 0)
+    close(f"plane_gather {what}", raw("plane_gather", x, indices, channels_last), y, 0)
+    close(f"plane_scatter {what}", raw("plane_scatter", y.to(dtype), indices, size, channels_last), placed, 0)
+    if dims == 1:
+        return  # torch has no fractional pooling of one dimension
+    # Start positions are multiples of the step (size - 2) / 2, exact in every dtype.
+    fractional = (F.fractional_max_pool2d, F.fractional_max_pool3d)[dims - 2]
+    samples = torch.full((2, 4, dims), 0.5, dtype=dtype)
+    y, indices = fractional(x64, 2, twos, return_indices=True, _random_samples=samples.double())
+    used.add("fractional_max_pool")
+    got, places = native.fractional_max_pool(x, samples, twos, twos, True, channels_last)
+    close(f"fractional_max_pool {what}", got, y, 0)
+    close(f"fractional_max_pool's indices {what}", places, indices, 0)
+
+
 def main() -> None:
     reason = native.available()
     if reason is not None:
@@ -89,6 +152,9 @@ def main() -> None:
     for case in cases:
         check_convolution(*case)
         check_pooling(*case)
+        check_lp(*case)
+        check_stochastic(*case)
+        check_flat(*case)
     missing = set(RAW_OPS) - used
     assert not missing, f"no check of {sorted(missing)}"
     info = build_info()

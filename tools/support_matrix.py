@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 PAGE = ROOT / "docs" / "support.md"
 
 from convkit import backends  # noqa: E402 - found by the path above
-from convkit.problem import PADDING_MODES, ConvSpec, PoolSpec  # noqa: E402
+from convkit.problem import PADDING_MODES, ConvSpec, PoolSpec  # noqa: E402 - likewise
 
 DTYPES = (
     *(torch.float32, torch.float64, torch.bfloat16, torch.float16),

@@ -170,13 +170,15 @@ def stochastic_pooling(
     -1 where a window has no positive element.
     """
     chosen, spec = select("stochastic_pool", x, None, spec, backend)
+    y: Tensor
     y, offsets = draw(x, seed, spec, is_channels_last(x), chosen)
     if not return_indices:
-        return y  # type: ignore[no-any-return]
+        return y
     return y, chosen.pool_indices(offsets, tuple(x.shape[2:]), spec, is_channels_last(x))
 
 
 def stochastic_expectation(x: Tensor, spec: PoolSpec, backend: str | None = None) -> Tensor:
     """The expectation of :func:`stochastic_pooling`."""
     chosen, spec = select("stochastic_mean", x, None, spec, backend)
-    return mean(x, spec, is_channels_last(x), chosen)  # type: ignore[no-any-return]
+    y: Tensor = mean(x, spec, is_channels_last(x), chosen)
+    return y

@@ -65,10 +65,10 @@ def _alpha(spec: ConvSpec) -> float:
 class Native(Backend):
     name = "native"
     namespace = "convkit"
-    library = LIBRARY
+    binary = LIBRARY
 
     def __init__(self) -> None:
-        self._reason = _load(self.library, self.namespace)
+        self._reason = _load(self.binary, self.namespace)
         if self._reason is None:
             ops = getattr(torch.ops, self.namespace)
             self._fprop = ops.conv_fprop.default
@@ -96,7 +96,7 @@ class Native(Backend):
         return self._reason
 
     def algorithms(self) -> tuple[str, ...]:
-        return _algorithms(self.library) if self._reason is None else ()
+        return _algorithms(self.binary) if self._reason is None else ()
 
     def plan(
         self, op: str, a: Tensor, b: Tensor, size: tuple[int, ...], spec: ConvSpec, channels_last: bool

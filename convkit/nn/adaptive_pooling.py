@@ -15,8 +15,8 @@ class _AdaptiveAvgPool(Options):
     output_size: Any
 
     def __init__(self, output_size: Any, *, backend: str | None = None) -> None:
-        super().__init__(output_size)  # type: ignore[call-arg]
-        self._set_options(False, backend)
+        super().__init__(output_size)
+        self._set_options(backend=backend)
 
     def forward(self, input: Tensor) -> Tensor:
         """The means."""
@@ -28,8 +28,8 @@ class _AdaptiveMaxPool(Options):
     return_indices: bool
 
     def __init__(self, output_size: Any, return_indices: bool = False, *, backend: str | None = None) -> None:
-        super().__init__(output_size, return_indices)  # type: ignore[call-arg]
-        self._set_options(False, backend)
+        super().__init__(output_size, return_indices)
+        self._set_options(backend=backend)
 
     def forward(self, input: Tensor) -> Any:
         """The maxima, with return_indices also their indices."""

@@ -51,7 +51,7 @@ class _Convolution(Options):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(  # type: ignore[call-arg]
+        super().__init__(
             in_channels,
             out_channels,
             kernel_size,
@@ -69,7 +69,7 @@ class _Convolution(Options):
         elif is_pairs(padding):
             self.padding = each_dimension(padding, len(self.kernel_size))
             self._reversed_padding_repeated_twice = [v for pair in reversed(self.padding) for v in pair]
-        self._set_options(strict, backend)
+        self._set_options(strict=strict, backend=backend)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return type(self)._functional(
@@ -113,8 +113,12 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
     _functional = staticmethod(functional.conv3d)
 
 
-class _LazyConvolution:
-    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input."""
+class _LazyConvolution(Options):
+    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input.
+
+    torch declares the class that a lazy module becomes, and its parameters, in a way that no subclass can fulfil for
+    the type checker: hence the ignores below.
+    """
 
     def __init__(
         self,
@@ -132,7 +136,7 @@ class _LazyConvolution:
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(  # type: ignore[call-arg]
+        super().__init__(
             out_channels,
             kernel_size,
             stride,
@@ -144,7 +148,7 @@ class _LazyConvolution:
             device,
             dtype,
         )
-        self._set_options(strict, backend)  # type: ignore[attr-defined]
+        self._set_options(strict=strict, backend=backend)
 
 
 class LazyConv1d(_LazyConvolution, torch.nn.LazyConv1d, Conv1d):  # type: ignore[misc]

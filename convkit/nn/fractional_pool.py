@@ -28,8 +28,8 @@ class _FractionalMaxPool(Options):
         *,
         backend: str | None = None,
     ) -> None:
-        super().__init__(kernel_size, output_size, output_ratio, return_indices, _random_samples)  # type: ignore[call-arg]
-        self._set_options(False, backend)
+        super().__init__(kernel_size, output_size, output_ratio, return_indices, _random_samples)
+        self._set_options(backend=backend)
 
     def forward(self, input: Tensor) -> Any:
         """The maxima, with return_indices also their indices."""

@@ -19,6 +19,7 @@ class _LPPool(Options):
     padding: Any = 0
     dilation: Any = 1
     semantics: str = "torch"
+    _shown = ("padding", "dilation", "semantics", *Options._shown)
 
     def __init__(
         self,
@@ -34,17 +35,14 @@ class _LPPool(Options):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(norm_type, kernel_size, stride, ceil_mode)  # type: ignore[call-arg]
+        super().__init__(norm_type, kernel_size, stride, ceil_mode)
         if semantics not in ("torch", "norm"):
             raise ValueError(f"semantics must be 'torch' or 'norm', but got semantics={semantics!r}")
-        for name, value in (("padding", padding), ("dilation", dilation), ("semantics", semantics)):
-            if value != getattr(_LPPool, name):
-                setattr(self, name, value)
         if isinstance(weight, torch.nn.Parameter):
             self.weight = weight
         elif weight is not None:
-            self.register_buffer("weight", weight)  # type: ignore[attr-defined]
-        self._set_options(strict, backend)
+            self.register_buffer("weight", weight)
+        self._set_options(padding=padding, dilation=dilation, semantics=semantics, strict=strict, backend=backend)
 
     def forward(self, input: Tensor) -> Tensor:
         """The norms of the windows."""
@@ -62,16 +60,6 @@ class _LPPool(Options):
             strict=self.strict,
             backend=self.backend,
         )
-
-    def extra_repr(self) -> str:
-        shown = ("norm_type", "kernel_size", "stride", "ceil_mode")
-        text = ", ".join(f"{name}={getattr(self, name)}" for name in shown)
-        for name in ("padding", "dilation", "semantics"):
-            value = getattr(self, name)
-            if value != getattr(_LPPool, name):
-                text += f", {name}={value}"
-        text += ", strict=True" if self.strict else ""
-        return text if self.backend is None else f"{text}, backend={self.backend}"
 
 
 class LPPool1d(_LPPool, torch.nn.LPPool1d):

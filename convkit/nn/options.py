@@ -1,32 +1,42 @@
-"""The two options that every convkit module has beyond torch.nn's: ``strict`` and ``backend``."""
+"""What every convkit module has beyond torch.nn's: options that the constructor takes by keyword."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+# A mixin stands before torch.nn's class among the bases, and calls it by super(). The type checker sees a module.
+if TYPE_CHECKING:
+    Mixin = torch.nn.Module
+else:
+    Mixin = object
 
 
-class Options:
-    """Stands before torch.nn's class among the bases.
+class Options(Mixin):
+    """Keeps the options of a module, and shows those that are not the default.
 
     The defaults are class attributes, so that a module whose class alone was exchanged, or which an older
-    torch.nn module's state was loaded into, has them too.
+    torch.nn module's state was loaded into, has them too. A family adds its own to ``_shown``.
     """
 
     strict: bool = False
     backend: str | None = None
+    _shown: tuple[str, ...] = ("strict", "backend")
     _functional: Callable[..., Any]
 
-    def _set_options(self, strict: bool, backend: str | None) -> None:
-        if strict:
-            self.strict = strict
-        if backend is not None:
-            self.backend = backend
+    def _set_options(self, **given: Any) -> None:
+        for name, value in given.items():
+            if value != getattr(type(self), name):
+                setattr(self, name, value)
 
     def extra_repr(self) -> str:
-        parts: list[str] = [super().extra_repr()]  # type: ignore[misc]
-        parts += ["strict=True"] * self.strict
-        parts += [f"backend={self.backend}"] * (self.backend is not None)
+        parts = [super().extra_repr()]
+        for name in self._shown:
+            value = getattr(self, name)
+            if value != getattr(type(self), name):
+                parts.append(f"{name}={value}")
         return ", ".join(part for part in parts if part)
 
 

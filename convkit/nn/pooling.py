@@ -31,8 +31,8 @@ class _MaxPool(Options):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[call-arg]
-        self._set_options(strict, backend)
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        self._set_options(strict=strict, backend=backend)
 
     def forward(self, input: Tensor) -> Any:
         """The maxima, with return_indices also their indices."""
@@ -56,11 +56,7 @@ class _AvgPool(Options):
     ceil_mode: bool
     count_include_pad: bool
     dilation: Any = 1
-
-    def _extend(self, dilation: Any, strict: bool, backend: str | None) -> None:
-        if dilation != 1:
-            self.dilation = dilation
-        self._set_options(strict, backend)
+    _shown = ("dilation", *Options._shown)
 
     def _arguments(self) -> dict[str, Any]:
         return {}
@@ -79,9 +75,6 @@ class _AvgPool(Options):
             strict=self.strict,
             backend=self.backend,
         )
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.dilation == 1 else f", dilation={self.dilation}")
 
 
 class _DividedAvgPool(_AvgPool):
@@ -102,10 +95,8 @@ class _DividedAvgPool(_AvgPool):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(  # type: ignore[call-arg]
-            kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-        )
-        self._extend(dilation, strict, backend)
+        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        self._set_options(dilation=dilation, strict=strict, backend=backend)
 
     def _arguments(self) -> dict[str, Any]:
         return {"divisor_override": self.divisor_override}
@@ -147,7 +138,7 @@ class AvgPool1d(_AvgPool, torch.nn.AvgPool1d):
         backend: str | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
-        self._extend(dilation, strict, backend)
+        self._set_options(dilation=dilation, strict=strict, backend=backend)
 
 
 class AvgPool2d(_DividedAvgPool, torch.nn.AvgPool2d):

@@ -33,7 +33,7 @@ class _StochasticPool(Options, torch.nn.Module):
         self.ceil_mode = ceil_mode
         self.return_indices = return_indices
         self.dilation = dilation
-        self._set_options(strict, backend)
+        self._set_options(strict=strict, backend=backend)
 
     def forward(self, input: Tensor) -> Any:
         """A draw or, in eval(), the expectation; with return_indices also the indices, which only a draw has."""

@@ -54,7 +54,7 @@ class _TransposedConvolution(Options):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(  # type: ignore[call-arg]
+        super().__init__(
             in_channels,
             out_channels,
             kernel_size,
@@ -70,7 +70,7 @@ class _TransposedConvolution(Options):
         )
         if is_pairs(padding):
             self.padding = each_dimension(padding, len(self.kernel_size))
-        self._set_options(strict, backend)
+        self._set_options(strict=strict, backend=backend)
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """The transposed convolution; ``output_size`` (spatial, or of all dimensions) stands in for output_padding."""
@@ -126,8 +126,12 @@ class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
     _functional = staticmethod(functional.conv_transpose3d)
 
 
-class _LazyTransposedConvolution:
-    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input."""
+class _LazyTransposedConvolution(Options):
+    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input.
+
+    torch declares the class that a lazy module becomes, and its parameters, in a way that no subclass can fulfil for
+    the type checker: hence the ignores below.
+    """
 
     def __init__(
         self,
@@ -146,7 +150,7 @@ class _LazyTransposedConvolution:
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(  # type: ignore[call-arg]
+        super().__init__(
             out_channels,
             kernel_size,
             stride,
@@ -159,7 +163,7 @@ class _LazyTransposedConvolution:
             device,
             dtype,
         )
-        self._set_options(strict, backend)  # type: ignore[attr-defined]
+        self._set_options(strict=strict, backend=backend)
 
 
 class LazyConvTranspose1d(_LazyTransposedConvolution, torch.nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]

@@ -17,8 +17,8 @@ class _MaxUnpool(Options):
     padding: Any
 
     def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, backend: str | None = None) -> None:
-        super().__init__(kernel_size, stride, padding)  # type: ignore[call-arg]
-        self._set_options(False, backend)
+        super().__init__(kernel_size, stride, padding)
+        self._set_options(backend=backend)
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
         """The values at their places among zeros; ``output_size`` where several sizes pool to the input's."""

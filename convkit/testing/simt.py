@@ -38,7 +38,7 @@ OPERATIONS = (
 class Simt(Native):
     name = "simt"
     namespace = "convkit_simt"
-    library = BUILD_DIR / "convkit_simt.so"
+    binary = BUILD_DIR / "convkit_simt.so"
 
     def supports(
         self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
@@ -53,7 +53,7 @@ class Simt(Native):
     def machine(self, seed: int = 0, late_copies: bool = True) -> Iterator[None]:
         """Within it, threads run in an order permuted under ``seed`` (0: ascending), and asynchronous copies arrive
         when they are waited for, or as soon as they are issued."""
-        options = ctypes.CDLL(str(self.library)).convkit_simt_options
+        options = ctypes.CDLL(str(self.binary)).convkit_simt_options
         options.argtypes = (ctypes.c_uint64, ctypes.c_int)
         options.restype = None
         options(seed, late_copies)

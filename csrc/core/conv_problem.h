@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/spatial.h"
+#include "core/tensor_view.h"
 
 namespace convkit {
 
@@ -18,6 +19,11 @@ struct ConvProblem {
   Spatial stride, pad_before, pad_after, dilation;
   PaddingMode padding_mode;
   int64_t algorithm;  // 0: the table chooses; i: the i-th algorithm of the table (from 1), or a refusal
+};
+
+// The three tensors of a convolution; dx, dw and dy stand at the places of x, w and y.
+struct ConvTensors {
+  const TensorView &x, &w, &y;
 };
 
 inline namespace CONVKIT_ISA {

@@ -16,14 +16,6 @@
 
 namespace convkit {
 
-// What max_unpool returns for an index that names no element.
-constexpr Status kInvalidIndex{"invalid max index"};
-
-// The three tensors of a convolution; dx, dw and dy stand at the places of x, w and y.
-struct ConvTensors {
-  const TensorView &x, &w, &y;
-};
-
 // One table per instruction set or device, in this order.
 struct Launchers {
   // y = epilogue(conv(x, w))

@@ -5,7 +5,10 @@
 // when in `supports`.
 #pragma once
 
-#include "core/launchers.h"
+#include "core/conv_problem.h"
+#include "core/epilogue.h"
+#include "core/status.h"
+#include "core/tensor_view.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

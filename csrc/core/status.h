@@ -10,4 +10,7 @@ struct Status {
 
 constexpr Status kOk{nullptr};
 
+// What max_unpool returns for an index that names no element.
+constexpr Status kInvalidIndex{"invalid max index"};
+
 }  // namespace convkit

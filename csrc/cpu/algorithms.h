@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/selection.h"
-#include "cpu/kernels.h"
+#include "cpu/conv_kernels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

@@ -6,7 +6,7 @@
 // Memory    floating types: runs of at most 1024 elements per lane are summed in the accumulate type, the runs and
 //           shares in float64, in order; so the error does not grow with the tensor. Integer and complex types:
 //           one sum per channel.
-#include "cpu/kernels.h"
+#include "cpu/conv_kernels.h"
 #include "cpu/simd.h"
 
 namespace convkit {

@@ -1,7 +1,7 @@
 // Shared by the depthwise convolution files: which tensors which variant reads, and the variants themselves.
 #pragma once
 
-#include "cpu/kernels.h"
+#include "cpu/conv_kernels.h"
 #include "cpu/simd.h"
 
 namespace convkit {

@@ -6,7 +6,7 @@
 // Memory    nothing is staged.
 // Limits    zero padding. Slow: it serves integer and complex tensors and stands behind the other algorithms' tests.
 #include "core/conv_epilogue.h"
-#include "cpu/kernels.h"
+#include "cpu/conv_kernels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

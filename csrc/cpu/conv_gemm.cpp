@@ -13,7 +13,7 @@
 // Limits    floating dtypes, zero padding.
 #include "cpu/conv_gemm_store.h"
 #include "cpu/conv_gemm_weights.h"
-#include "cpu/kernels.h"
+#include "cpu/conv_kernels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

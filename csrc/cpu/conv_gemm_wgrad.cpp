@@ -9,7 +9,7 @@
 // Memory    per task: up to 256 x 256 elements each of A, B and C (L2).
 // Limits    floating dtypes, zero padding.
 #include "cpu/conv_gemm_pixels.h"
-#include "cpu/kernels.h"
+#include "cpu/conv_kernels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

@@ -3,9 +3,9 @@
 // Computes  y[o] = sum over taps of x / divisor(o);  dx[i] = sum over the windows o that read i of dy[o] / divisor(o)
 // Mapping   as max_pool.
 // Limits    floating dtypes and int64 (truncating division).
-#include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
 #include "cpu/pool_columns.h"
+#include "cpu/pool_kernels.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows.h"
 #include "cpu/pool_rows_bwd.h"

@@ -8,8 +8,8 @@
 // Memory    scratch: the window starts of a plane, and the copied planes
 // Limits    floating types; a window spans fewer than 2^31 positions from its first to its last
 #include "core/fractional_window.h"
-#include "cpu/kernels.h"
 #include "cpu/pool_flat.h"
+#include "cpu/pool_kernels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

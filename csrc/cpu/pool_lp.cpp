@@ -6,8 +6,8 @@
 // Limits    floating dtypes; any exponent but 0
 #include "cpu/pool_lp.h"
 
-#include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_kernels.h"
 #include "cpu/pool_lp_bands.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows.h"

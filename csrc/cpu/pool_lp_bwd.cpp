@@ -5,8 +5,8 @@
 // Mapping   the gather of avg_pool_bwd, with weights (in bands of rows, as lp_pool raises); norm beyond the safe range:
 // one element of dx at a time, ratios first Limits    floating dtypes; dx of an element whose windows' results are all
 // 0 is 0
-#include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_kernels.h"
 #include "cpu/pool_lp.h"
 #include "cpu/pool_lp_bands.h"
 #include "cpu/pool_plane.h"

@@ -6,9 +6,9 @@
 //           of two columns that tile the input, pool_columns.h for adaptive windows and large strides, else
 //           pool_rows.h.
 // Limits    none: every dtype but complex, any strides, kernel, dilation and padding.
-#include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
 #include "cpu/pool_columns.h"
+#include "cpu/pool_kernels.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows.h"
 #include "cpu/pool_tiles.h"

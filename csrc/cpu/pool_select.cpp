@@ -6,8 +6,8 @@
 // Layout    any
 // Mapping   select and indices: a task is a run of output rows, one element at a time; the adjoint: pool_rows_bwd.h.
 // Limits    an offset that names no tap, or a tap in the padding, selects 0, gets no gradient and has index -1.
-#include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_kernels.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows_bwd.h"
 #include "cpu/pool_tiles.h"

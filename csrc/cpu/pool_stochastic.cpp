@@ -7,7 +7,7 @@
 // Mapping   pool_windows.h
 // Limits    floating dtypes. Compiled without contraction: a product and a sum round on their own everywhere.
 #include "core/stochastic_ops.h"
-#include "cpu/kernels.h"
+#include "cpu/pool_kernels.h"
 #include "cpu/pool_windows.h"
 
 namespace convkit {

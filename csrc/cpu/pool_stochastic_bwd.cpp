@@ -6,8 +6,8 @@
 //           written once, and its windows are added in row major order.
 // Memory    along w: the row of x and its gradient, split by phase as in pool_staging.h, and one row of dy, y and sums
 // Limits    floating dtypes. Compiled without contraction, as the sums are.
-#include "cpu/kernels.h"
 #include "cpu/pool_channels.h"
+#include "cpu/pool_kernels.h"
 #include "cpu/pool_staging.h"
 
 namespace convkit {

@@ -14,8 +14,8 @@
 //           scratch memory while a task works on them; and two numbers per run of few planes.
 // Limits    Floating types. An index outside of the plane selects 0 in plane_gather and adds nothing in
 //           plane_scatter; max_unpool refuses it, and writes nothing outside of the plane.
-#include "cpu/kernels.h"
 #include "cpu/pool_flat.h"
+#include "cpu/pool_kernels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

@@ -1,5 +1,7 @@
 // The launcher table of one instruction set.
+#include "core/launchers.h"
 #include "cpu/algorithms.h"
+#include "cpu/pool_kernels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/selection.h"
-#include "cuda/kernels.h"
+#include "cuda/conv_kernels.h"
 
 namespace convkit::cuda {
 

@@ -11,9 +11,9 @@
 // Limits    floating dtypes, zero padding. It serves float64, few channels and odd layouts; nothing else is as general.
 #include "core/conv_epilogue.h"
 #include "core/conv_window.h"
+#include "cuda/conv_kernels.h"
 #include "cuda/device/divide.h"
 #include "cuda/device/launch.h"
-#include "cuda/kernels.h"
 
 namespace convkit::cuda {
 namespace {

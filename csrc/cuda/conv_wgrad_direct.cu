@@ -8,9 +8,9 @@
 // Limits    floating dtypes, zero padding. The order of a sum depends on nothing but the problem: the same bits each
 // time.
 #include "core/conv_problem.h"
+#include "cuda/conv_kernels.h"
 #include "cuda/device/divide.h"
 #include "cuda/device/launch.h"
-#include "cuda/kernels.h"
 #include "cuda/reduce.h"
 
 namespace convkit::cuda {

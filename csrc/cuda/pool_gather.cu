@@ -9,8 +9,8 @@
 // Memory    dy and offsets are read through the cache, about kernel / stride times each
 // Limits    floating dtypes; 2^31 elements of dx per image
 #include "cuda/device/pack.h"
-#include "cuda/kernels.h"
 #include "cuda/pool_axes.h"
+#include "cuda/pool_kernels.h"
 #include "cuda/walk.h"
 
 namespace convkit::cuda {

@@ -7,8 +7,8 @@
 // dtypes; 2^31 elements of y per image
 #include "core/pool_ops.h"
 #include "cuda/device/pack.h"
-#include "cuda/kernels.h"
 #include "cuda/pool_axes.h"
+#include "cuda/pool_kernels.h"
 #include "cuda/walk.h"
 
 namespace convkit::cuda {

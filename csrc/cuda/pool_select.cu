@@ -5,8 +5,8 @@
 // Mapping   a thread follows one offset, in the order of the result's memory
 // Memory    one read by offset, from a window that its neighbours read too
 // Limits    2^31 offsets per image; an offset that names no tap, or one in the padding, selects 0 and has index -1
-#include "cuda/kernels.h"
 #include "cuda/pool_axes.h"
+#include "cuda/pool_kernels.h"
 #include "cuda/walk.h"
 
 namespace convkit::cuda {

@@ -1,6 +1,8 @@
 // The launcher table of the GPU kernels, and the stream they are launched on.
+#include "core/launchers.h"
 #include "cuda/algorithms.h"
 #include "cuda/device/launch.h"
+#include "cuda/pool_kernels.h"
 
 namespace convkit::cuda {
 namespace {

@@ -1,0 +1,19 @@
+// The CUDA kernels' launchers for convolution, one declaration per algorithm; cuda/algorithms.h orders them.
+#pragma once
+
+#include "core/conv_problem.h"
+#include "core/epilogue.h"
+#include "core/status.h"
+#include "core/tensor_view.h"
+
+namespace convkit::cuda {
+
+const char* conv_direct_supports(ConvOp, const ConvProblem&, const ConvTensors&);
+Status conv_fprop_direct(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                         const TensorView& y);
+Status conv_dgrad_direct(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
+                         const TensorView& dx);
+Status conv_wgrad_direct(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
+Status conv_bgrad(const TensorView& dy, const TensorView& db);
+
+}  // namespace convkit::cuda
