@@ -18,7 +18,7 @@ else
   PY := $(VENV)/bin/python
   env = $(VENV)/.$(1)
 endif
-CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' | LC_ALL=C sort)
+CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | LC_ALL=C sort)
 CLANG_FORMAT = $(if $(filter none,$(VENV)),clang-format,$(VENV)/bin/clang-format)
 
 .PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources abi clean

@@ -61,6 +61,10 @@ class _LPPool(Options):
             backend=self.backend,
         )
 
+    def _torch_repr(self) -> str:  # torch's own reads __dict__, where no parameter stands
+        shown = ("norm_type", "kernel_size", "stride", "ceil_mode")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in shown)
+
 
 class LPPool1d(_LPPool, torch.nn.LPPool1d):
     """torch.nn.LPPool1d on convkit's kernels: input (N, C, L) or (C, L). norm_type may be a parameter."""

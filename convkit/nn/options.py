@@ -31,8 +31,11 @@ class Options(Mixin):
             if value != getattr(type(self), name):
                 setattr(self, name, value)
 
+    def _torch_repr(self) -> str:
+        return super().extra_repr()
+
     def extra_repr(self) -> str:
-        parts = [super().extra_repr()]
+        parts = [self._torch_repr()]
         for name in self._shown:
             value = getattr(self, name)
             if value != getattr(type(self), name):
