@@ -27,6 +27,11 @@ CASES = {
     "rows shared where stride and dilation differ": (18, 18, 18, (23, 20), (3, 3), (3, 2), (4, 3), (3, 4), (2, 3)),
     "wider than a block of columns": (16, 16, 16, (9, 24), (3, 9), (1, 1), (1, 4), (1, 4), (1, 1)),
     "3-d in tiles": (72, 72, 72, (3, 31, 40), (3, 3, 2), (1, 1, 1), (1, 1, 0), (1, 1, 1), (1, 1, 1)),
+    "groups that share a vector": (40, 40, 10, (6, 31), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    "pairs with stride and dilation": (24, 24, 12, (9, 33), (3, 3), (2, 2), (2, 2), (2, 2), (1, 2)),
+    "groups of a vector and a half": (48, 48, 2, (5, 16), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    "groups of two vectors": (64, 96, 2, (6, 18), (3, 2), (2, 1), (1, 1), (1, 0), (1, 1)),
+    "3-d groups of one vector": (32, 16, 2, (3, 4, 15), (2, 1, 3), (1, 2, 2), (1, 0, 1), (0, 0, 1), (1, 1, 1)),
     "groups of 3 and 2": (12, 8, 4, (9, 20), (3, 3), (2, 1), (1, 1), (1, 1), (1, 1)),
 }
 LARGE = "3-d in tiles"
@@ -107,10 +112,11 @@ def check_against_float64(case: str, layout: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-def test_same_bits_for_any_number_of_threads(layout: str) -> None:
-    spec = ConvSpec((1, 1), (1, 1), (1, 1), (1, 1), groups=24)
+@pytest.mark.parametrize("groups", (24, 12))
+def test_same_bits_for_any_number_of_threads(layout: str, groups: int) -> None:
+    spec = ConvSpec((1, 1), (1, 1), (1, 1), (1, 1), groups=groups)
     x, dy = (in_layout(torch.randn(3, 24, 40, 41), layout) for _ in range(2))
-    w = torch.randn(24, 1, 3, 3)
+    w = torch.randn(24, 24 // groups, 3, 3)
 
     def run() -> list[torch.Tensor]:
         channels_last = layout == "channels_last"

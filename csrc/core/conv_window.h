@@ -60,6 +60,14 @@ CONVKIT_INLINE Taps phase_taps(const Axis& a, int64_t phase) {
   return Taps{count, last, -every, (phase + a.pad - last * a.dilation) / a.stride, a.dilation / gcd};
 }
 
+// Taps of the filter before phase (pd, ph), where filters are packed phase by phase.
+CONVKIT_INLINE int64_t taps_before(const Axis (&axis)[3], int64_t pd, int64_t ph) {
+  int64_t rows = 0;
+  for (int64_t i = 0; i < pd; ++i) rows += phase_taps(axis[0], i).count * axis[1].kernel;
+  for (int64_t i = 0; i < ph; ++i) rows += phase_taps(axis[0], pd).count * phase_taps(axis[1], i).count;
+  return rows * axis[2].kernel;
+}
+
 CONVKIT_INLINE Reach reach_of(const Axis& a) {
   Reach r{INT64_MAX, INT64_MIN};
   for (int64_t phase = 0; phase < a.phases && phase < a.result; ++phase) {

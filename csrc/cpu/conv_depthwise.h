@@ -1,4 +1,5 @@
-// Shared by the depthwise convolution files: which tensors which variant reads, and the variants themselves.
+// Shared by the depthwise and grouped convolution files: which tensors which variant reads, and the variants
+// themselves.
 #pragma once
 
 #include "cpu/conv_kernels.h"
@@ -39,6 +40,11 @@ Status depthwise_planar(const ConvProblem&, bool adjoint, const TensorView& sour
                         const Epilogue&, const TensorView& result);
 Status depthwise_channels(const ConvProblem&, bool adjoint, const TensorView& source, const TensorView& w,
                           const Epilogue&, const TensorView& result);
+
+// fprop and dgrad in groups of several channels, with vectors along the result's; only where it fits.
+bool grouped_channels_fits(const ConvProblem&, bool adjoint, const TensorView& source, const TensorView& result);
+Status grouped_channels(const ConvProblem&, bool adjoint, const TensorView& source, const TensorView& w,
+                        const Epilogue&, const TensorView& result);
 
 Status depthwise_wgrad_planar(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
 Status depthwise_wgrad_channels(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);

@@ -65,14 +65,6 @@ struct Task {
           }
   }
 
-  // Taps of the filter's (d, h) phases before this one.
-  int64_t taps_before(int64_t pd, int64_t ph) const {
-    int64_t rows = 0;
-    for (int64_t i = 0; i < pd; ++i) rows += phase_taps(axis[0], i).count * axis[1].kernel;
-    for (int64_t i = 0; i < ph; ++i) rows += phase_taps(axis[0], pd).count * phase_taps(axis[1], i).count;
-    return rows * axis[2].kernel;
-  }
-
   // The source rows of `count` result rows from (jd, jh) of phase (pd, ph) on, and those that the rows below add.
   void find_rows(Block<T>* b, int64_t jd, int64_t pd, int64_t jh, int64_t ph, int count, int64_t columns,
                  int64_t taps) const {
@@ -122,7 +114,7 @@ struct Task {
   void compute(int64_t n, int64_t jd, int64_t pd, int64_t jh, int64_t ph, int count) {
     const Emitter<T> emitter{epilogue};
     const int64_t d = jd * axis[0].phases + pd, h = jh * axis[1].phases + ph, c = channel(first_vector);
-    int64_t taps = taps_before(pd, ph);
+    int64_t taps = taps_before(axis, pd, ph);
     Block<T> b{};
     b.source = data<T>(source) + offset(source, n, c, 0, 0, 0);
     b.filter = filter;
