@@ -1,4 +1,4 @@
-# make demo | test | build | lint | types | sanitize | abi | bench | info | clean
+# make demo | test | build | lint | types | sanitize | abi | bench | info | cuda-library | clean
 #
 # Everything runs in an environment of its own, .venv, made from the pinned requirements. With VENV=none the
 # interpreter PYTHON is used as it is, with its own torch, and nothing is downloaded.
@@ -21,7 +21,7 @@ endif
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | LC_ALL=C sort)
 CLANG_FORMAT = $(if $(filter none,$(VENV)),clang-format,$(VENV)/bin/clang-format)
 
-.PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources abi clean
+.PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources cuda-library abi clean
 .DEFAULT_GOAL := build
 
 # One stamp per requirements file: an environment is extended, never made anew.
@@ -42,12 +42,14 @@ WORKERS = $$($(PY) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist work
 # The tests that run compiled kernels, for the builds and settings that `make test` leaves out.
 KERNEL_TESTS = tests/test_core.py tests/test_raw_ops.py tests/test_conv_depthwise.py tests/test_conv_gemm.py \
   tests/test_pool_kernels.py
+# Without the GPU part, which nothing here can run: its kernels are tested on the emulator.
+TEST_BUILD = CONVKIT_CUDA=0 $(PY) tools/native_build.py --install --testing
 test: $(call env,test)
-	$(PY) tools/native_build.py --install --testing
+	$(TEST_BUILD)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest $(WORKERS) $(ARGS)
 
 test-kernels: $(call env,test)
-	$(PY) tools/native_build.py --install --testing
+	$(TEST_BUILD)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(PY) -m pytest -q $(WORKERS) $(KERNEL_TESTS) $(ARGS)
 
 demo: $(call env,demo) build
@@ -80,13 +82,21 @@ SANITIZED_RUN = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-fi
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) \
   CONVKIT_LIBRARY=$(SANITIZED)/convkit_ops.so CONVKIT_BUILD_DIR=$(SANITIZED)
 sanitize: $(call env,test)
-	CXX=g++ $(PY) tools/native_build.py --build-dir $(SANITIZED) --sanitize address,undefined --testing
+	CXX=g++ CONVKIT_CUDA=0 $(PY) tools/native_build.py --build-dir $(SANITIZED) --sanitize address,undefined --testing
 	for isa in portable avx2 avx512; do CONVKIT_CPU_ISA=$$isa $(SANITIZED_RUN) $(PY) tools/smoke.py || exit 1; done
 	$(SANITIZED_RUN) $(PY) -m pytest -q $(WORKERS) --share 6 $(KERNEL_TESTS) $(ARGS)
 
 # Needs nvcc (says so where there is none), and no GPU.
 cuda-resources: $(call env,build)
 	$(PY) tools/cuda_resources.py $(ARGS)
+
+# The library with GPU kernels, built beside the one for tests (machine code for one GPU, and PTX): it links, loads and
+# computes on the CPU. Needs nvcc (says so where there is none), and no GPU.
+CUDA_LIBRARY = $(CURDIR)/build/release/convkit_ops.so
+cuda-library: $(call env,test)
+	CONVKIT_CUDA_ARCHS=$${CONVKIT_CUDA_ARCHS:-80} $(PY) tools/native_build.py --testing
+	CONVKIT_LIBRARY=$(CUDA_LIBRARY) PYTHONPATH=$(CURDIR) $(PY) tools/smoke.py
+	CONVKIT_LIBRARY=$(CUDA_LIBRARY) $(PY) -m pytest -q tests/test_gpu_choice.py
 
 abi: $(call env,build) build
 	$(PY) tools/abi_smoke.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)

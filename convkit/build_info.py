@@ -20,7 +20,8 @@ def build_info() -> dict[str, Any]:
     """The library's own account of itself.
 
     Keys: version, compiler, flags, minimum_torch, compiled_instruction_sets, runnable_instruction_sets (on this
-    processor), instruction_set (the one in use), cuda_archs (empty: built without CUDA kernels).
+    processor), instruction_set (the one in use), cuda (the version of CUDA
+    that compiled the GPU kernels; empty: there are none), cuda_archs (sm_*: machine code, compute_*: PTX).
 
     Raises:
         OSError: the library is missing or does not load.

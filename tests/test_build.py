@@ -66,6 +66,25 @@ def test_cuda_can_be_demanded(build: Any, monkeypatch: pytest.MonkeyPatch) -> No
         build.cuda_plan()
 
 
+def test_architectures_are_numbers(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONVKIT_CUDA_ARCHS", raising=False)
+    assert build.cuda_archs() == build.DEFAULT_CUDA_ARCHS == "80;90a-real;100-real;120-real"
+    monkeypatch.setenv("CONVKIT_CUDA_ARCHS", "90a-real")
+    assert build.cuda_archs() == "90a-real"
+    for wrong in ("native", "sm_90", "80,90"):
+        monkeypatch.setenv("CONVKIT_CUDA_ARCHS", wrong)
+        with pytest.raises(build.BuildError, match=f"CONVKIT_CUDA_ARCHS must be numbers .* got '{wrong}'"):
+            build.cuda_archs()
+
+
+def test_the_toolkit_of_an_nvcc_that_calls_another_is_found(tmp_path: Path) -> None:
+    build = load_tool("native_build")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho '#$ _HERE_=/opt/cuda/bin' >&2\n")
+    nvcc.chmod(0o755)
+    assert build.cuda_toolkit(nvcc) == Path("/opt/cuda")
+
+
 def test_without_cuda_kernels_no_compiler_is_downloaded(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "has_cuda_part", lambda root=None: False)
     assert build.cuda_plan() == (False, "this version's library has no CUDA part", None)

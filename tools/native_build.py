@@ -4,7 +4,8 @@
 (``make build``). It needs no package but an installed torch, whose headers are compiled against and whose
 ``libtorch_cpu`` is linked.
 
-Environment: CONVKIT_CUDA = auto (default), 0 or 1; CONVKIT_CUDA_ARCHS = a list for CMAKE_CUDA_ARCHITECTURES.
+Environment: CONVKIT_CUDA = auto (default), 0 or 1; CONVKIT_CUDA_ARCHS = a list for CMAKE_CUDA_ARCHITECTURES, such as
+"80;90a-real": machine code and PTX for 8.0, machine code for 9.0.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ MINIMUM_CMAKE = (3, 18)
 CUDA_PACKAGES = tuple(
     f"nvidia-{part}==13.0.*" for part in ("cuda-nvcc", "cuda-runtime", "cuda-crt", "nvvm", "cuda-cccl")
 )
-DEFAULT_CUDA_ARCHS = "80-real;90a-real;100-real;120"
+# Machine code for data centre GPUs and for the newest desktop ones, and PTX that drivers translate for the others.
+DEFAULT_CUDA_ARCHS = "80;90a-real;100-real;120-real"
 
 
 class BuildError(RuntimeError):
@@ -54,6 +56,21 @@ def find_nvcc() -> Path | None:
             return candidate
     found = shutil.which("nvcc")
     return Path(found) if found else None
+
+
+def cuda_toolkit(nvcc: Path) -> Path:
+    """The folder of bin, include and lib that an nvcc uses; the one on PATH may be a script that calls another."""
+    shown = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True)
+    found = re.search(r"^#\$ _HERE_=(.+)$", shown.stderr, re.MULTILINE)
+    return Path(found[1]).parent if found else nvcc.parent.parent
+
+
+def cuda_archs() -> str:
+    """The list of CONVKIT_CUDA_ARCHS, or the default."""
+    archs = os.environ.get("CONVKIT_CUDA_ARCHS", "").strip() or DEFAULT_CUDA_ARCHS
+    if not all(re.fullmatch(r"\d+[af]?(-real|-virtual)?", arch) for arch in archs.split(";")):
+        raise BuildError(f"CONVKIT_CUDA_ARCHS must be numbers such as 80;90a-real, got {archs!r}")
+    return archs
 
 
 def cuda_plan(root: Path = ROOT) -> CudaPlan:
@@ -137,9 +154,9 @@ def build(build_dir: Path, build_type: str = "Release", sanitize: str = "", test
     }
     if plan.nvcc is not None:
         options["CMAKE_CUDA_COMPILER"] = plan.nvcc
-        options["CMAKE_CUDA_ARCHITECTURES"] = os.environ.get("CONVKIT_CUDA_ARCHS") or DEFAULT_CUDA_ARCHS
+        options["CMAKE_CUDA_ARCHITECTURES"] = cuda_archs()
         # PyPI's layout has lib, not lib64, which nvcc does not search by itself.
-        folders = [str(plan.nvcc.parent.parent / "lib"), environment.get("LIBRARY_PATH", "")]
+        folders = [str(cuda_toolkit(plan.nvcc) / "lib"), environment.get("LIBRARY_PATH", "")]
         environment["LIBRARY_PATH"] = os.pathsep.join(filter(None, folders))
 
     stamp = build_dir / "tools.txt"

@@ -15,7 +15,10 @@ sys.path.insert(0, str(ROOT))
 PAGE = ROOT / "docs" / "support.md"
 
 from convkit import backends  # noqa: E402 - found by the path above
+from convkit.backends import gpu  # noqa: E402 - likewise
+from convkit.backends.native import Native  # noqa: E402 - likewise
 from convkit.problem import PADDING_MODES, ConvSpec, PoolSpec  # noqa: E402 - likewise
+from convkit.testing.simt import Simt  # noqa: E402 - likewise
 
 DTYPES = (
     *(torch.float32, torch.float64, torch.bfloat16, torch.float16),
@@ -54,7 +57,7 @@ def page() -> str:
         "Every operation on CPU tensors, by backend and dtype: the numbers of spatial dimensions it takes, or `-`.",
         "Operands may have any strides; results are contiguous or, in 2 and 3 dimensions, channels last. `native` are",
         "the compiled kernels, `reference` is plain PyTorch (the oracle), `aten` PyTorch's own operators (never chosen",
-        "automatically). Tensors on other devices are computed by `reference`; the library has no CUDA part yet.",
+        "automatically). What runs tensors on a GPU is said below; tensors elsewhere are computed by `reference`.",
         "PyTorch pools no complex numbers, and averages no integers but int64. `convkit.explain` gives the reasons.",
         "",
         "| operation | backend | " + " | ".join(map(short, DTYPES)) + " |",
@@ -82,16 +85,31 @@ def page() -> str:
         "In order of preference; `convkit.backend(name, algorithm=...)` forces one, `convkit.explain` tells.",
         "",
     ]
+    for name in backends.names():
+        backend = backends.get(name)
+        algorithms = backend.algorithms_of("cpu") if isinstance(backend, Native) else backend.algorithms()
+        lines.append(f"- {name}: " + (", ".join(f"`{a}`" for a in algorithms) or "one way only"))
+    lines += ["- native, of tensors on a GPU: " + ", ".join(f"`{a}`" for a in Simt().algorithms())]
+    operations = gpu.operations(Simt.binary)
     lines += [
-        f"- {name}: " + (", ".join(f"`{a}`" for a in backends.get(name).algorithms()) or "one way only")
-        for name in backends.names()
+        "",
+        "## On a GPU",
+        "",
+        "A library that was built with CUDA's compiler has GPU kernels of these operations, for float32, float64,",
+        "bfloat16 and float16, any strides and 1 to 3 dimensions: " + ", ".join(f"`{op}`" for op in operations) + ".",
+    ]
+    if missing := [op for op in backends.RAW_OPS if op not in operations]:
+        lines += ["Computed by `reference`: " + ", ".join(f"`{op}`" for op in missing) + "."]
+    lines += [
+        "Without compute capability 8.0 or a driver for CUDA 13, `reference` runs, and `convkit.explain` says why.",
+        "They run on an emulator in every test, and have not run on a GPU.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    if (reason := backends.get("native").available()) is not None:
-        print(f"The page describes the built package: {reason}", file=sys.stderr)
+    if (reason := backends.get("native").available() or Simt().available()) is not None:
+        print(f"The page describes what `make test` builds: {reason}", file=sys.stderr)
         return 2
     text = page()
     if "--check" in sys.argv[1:]:

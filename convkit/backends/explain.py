@@ -92,7 +92,7 @@ def _explain_one(
     else:
         winner = next((name for name in AUTOMATIC if reasons[name] is None), None)
     algorithms: dict[str, str] = {}
-    if winner is not None and x is not None and w is not None and device.type == "cpu":
+    if winner is not None and x is not None and w is not None and device.type in ("cpu", "cuda"):
         named = selection.with_algorithm(get(winner), spec, chosen)
         algorithms = _algorithms(get(winner), op, x, w, named)
         if named.algorithm and op not in algorithms:

@@ -1,21 +1,21 @@
-"""Backend ``native``: the compiled kernels, C++ on CPU tensors."""
+"""Backend ``native``: the compiled kernels, C++ on CPU tensors and CUDA on GPU tensors."""
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from convkit.backends import fake
+from convkit.backends import fake, gpu
 from convkit.backends.base import FLAT_OPS, RAW_OPS, Backend
 from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
 Dtypes = tuple[torch.dtype, ...]
-FLOATING: Dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+FLOATING: Dtypes = gpu.FLOATING
 INTEGRAL: Dtypes = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 COMPLEX: Dtypes = (torch.complex64, torch.complex128)
 CONV_OPS = ("conv_fprop", "conv_dgrad", "conv_wgrad")  # as the library numbers them
@@ -34,14 +34,6 @@ def _load(library: Path, namespace: str) -> str | None:
         return f"the compiled library is of another version, without {missing[0]}: build it again"
     fake.register(namespace)
     return None
-
-
-@lru_cache
-def _algorithms(library: Path) -> tuple[str, ...]:
-    list_algorithms = ctypes.CDLL(str(library)).convkit_algorithms
-    list_algorithms.restype = ctypes.c_char_p
-    lines: bytes = list_algorithms()
-    return tuple(lines.decode().split())
 
 
 _pack_conv = lru_cache(maxsize=1024)(pack_conv)
@@ -66,10 +58,14 @@ class Native(Backend):
     name = "native"
     namespace = "convkit"
     binary = LIBRARY
+    # The functions of the library that list the algorithms of a type of device.
+    tables: Mapping[str, str] = {"cpu": "convkit_algorithms", "cuda": "convkit_gpu_algorithms"}
 
     def __init__(self) -> None:
         self._reason = _load(self.binary, self.namespace)
+        self._names: dict[str, tuple[str, ...]] = {}
         if self._reason is None:
+            self._names = {device: gpu.lines(self.binary, table) for device, table in self.tables.items()}
             ops = getattr(torch.ops, self.namespace)
             self._fprop = ops.conv_fprop.default
             self._dgrad = ops.conv_dgrad.default
@@ -96,21 +92,55 @@ class Native(Backend):
         return self._reason
 
     def algorithms(self) -> tuple[str, ...]:
-        return _algorithms(self.binary) if self._reason is None else ()
+        """Those for CPU tensors first, with the library's numbers, then those that GPUs alone have."""
+        return tuple(dict.fromkeys(name for names in self._names.values() for name in names))
+
+    def algorithms_of(self, device: str) -> tuple[str, ...]:
+        """Those for one type of device, in its table's order."""
+        return self._names.get(device, ())
+
+    def _conv_list(self, spec: ConvSpec, channels_last: bool, x: Tensor) -> list[int]:
+        if spec.algorithm and x.is_cuda:  # its kernels have numbers of their own
+            spec = spec._replace(algorithm=self._number_on_gpu(spec.algorithm))
+        return _conv_list(spec, channels_last)
+
+    def _number_on_gpu(self, number: int) -> int:
+        name = self.algorithms()[number - 1]
+        if name not in self.algorithms_of("cuda"):
+            raise RuntimeError(f"convkit: {name} has no GPU kernel")
+        return self.algorithms_of("cuda").index(name) + 1
 
     def plan(
         self, op: str, a: Tensor, b: Tensor, size: tuple[int, ...], spec: ConvSpec, channels_last: bool
     ) -> str | None:
-        number = self._plan(CONV_OPS.index(op), a, b, size, _conv_list(spec, channels_last))
-        return self.algorithms()[number - 1] if number else None
+        number = self._plan(CONV_OPS.index(op), a, b, size, self._conv_list(spec, channels_last, a))
+        return self.algorithms_of(a.device.type)[number - 1] if number else None
 
     def supports(
         self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
     ) -> str | None:
         if self._reason is not None:
             return self._reason
-        if device.type not in ("cpu", "meta"):  # the fake kernels serve meta tensors
+        if device.type == "cuda":
+            reason = gpu.unusable(self.binary, device) or gpu.lacks_kernel(self.binary, op, dtype)
+            if reason is not None:
+                return reason
+        elif device.type not in ("cpu", "meta"):  # the fake kernels serve meta tensors
             return f"no compiled kernels for {device.type} tensors"
+        if (reason := self._lacks(op, dtype)) is not None:
+            return reason
+        if not isinstance(spec, ConvSpec):
+            return None
+        if spec.padding_mode != 0:
+            return "reads zero padding only"
+        if spec.algorithm > 0 and device.type != "meta":
+            name = self.algorithms()[spec.algorithm - 1]
+            if name not in self.algorithms_of(device.type):
+                return f"algorithm {name!r} has no kernel for {device.type} tensors"
+        return None
+
+    def _lacks(self, op: str, dtype: torch.dtype) -> str | None:
+        """None, or why no kernel of any device computes ``op`` in ``dtype``."""
         if op.startswith("conv"):
             allowed = FLOATING + INTEGRAL + COMPLEX
         elif op.startswith("lp"):
@@ -121,11 +151,7 @@ class Native(Backend):
             allowed = FLOATING
         else:
             allowed = FLOATING + INTEGRAL
-        if dtype not in allowed:
-            return f"no {op} kernel for {dtype}"
-        if isinstance(spec, ConvSpec) and spec.padding_mode != 0:
-            return "reads zero padding only"
-        return None
+        return None if dtype in allowed else f"no {op} kernel for {dtype}"
 
     def conv_fprop(
         self,
@@ -137,7 +163,7 @@ class Native(Backend):
         spec: ConvSpec,
         channels_last: bool,
     ) -> Tensor:
-        return self._fprop(x, w, bias, scale, residual, _conv_list(spec, channels_last), _alpha(spec))
+        return self._fprop(x, w, bias, scale, residual, self._conv_list(spec, channels_last, x), _alpha(spec))
 
     def conv_dgrad(
         self,
@@ -150,12 +176,13 @@ class Native(Backend):
         spec: ConvSpec,
         channels_last: bool,
     ) -> Tensor:
-        return self._dgrad(dy, w, bias, scale, residual, input_size, _conv_list(spec, channels_last), _alpha(spec))
+        packed = self._conv_list(spec, channels_last, dy)
+        return self._dgrad(dy, w, bias, scale, residual, input_size, packed, _alpha(spec))
 
     def conv_wgrad(
         self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
     ) -> Tensor:
-        return self._wgrad(dy, x, kernel_size, _conv_list(spec, channels_last))
+        return self._wgrad(dy, x, kernel_size, self._conv_list(spec, channels_last, dy))
 
     def conv_bgrad(self, dy: Tensor) -> Tensor:
         return self._bgrad(dy)

@@ -8,45 +8,30 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from convkit.backends.native import FLOATING, Native
+from convkit.backends import gpu
+from convkit.backends.native import Native
 from convkit.problem import ConvSpec, PoolSpec
 
 BUILD_DIR = Path(os.environ.get("CONVKIT_BUILD_DIR", Path(__file__).parents[2] / "build" / "release"))
-
-
-# The operations that have GPU kernels.
-OPERATIONS = (
-    "conv_fprop",
-    "conv_dgrad",
-    "conv_wgrad",
-    "conv_bgrad",
-    "max_pool",
-    "pool_select",
-    "pool_select_bwd",
-    "pool_indices",
-    "avg_pool",
-    "avg_pool_bwd",
-)
 
 
 class Simt(Native):
     name = "simt"
     namespace = "convkit_simt"
     binary = BUILD_DIR / "convkit_simt.so"
+    tables: Mapping[str, str] = {"cpu": "convkit_gpu_algorithms"}  # CPU tensors stand for a GPU's
 
     def supports(
         self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
     ) -> str | None:
-        if op not in OPERATIONS:
-            return f"no GPU kernel for {op}"
-        if dtype not in FLOATING and op != "pool_indices":
-            return f"no {op} kernel for {dtype} on a GPU"
+        if (reason := gpu.lacks_kernel(self.binary, op, dtype)) is not None:
+            return reason
         return super().supports(op, dtype, device, spec)
 
     @contextmanager

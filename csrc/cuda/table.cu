@@ -1,7 +1,7 @@
-// The launcher table of the GPU kernels, and the stream they are launched on.
+// The launcher table of the GPU kernels. Operations without a kernel refuse (cuda/operations.h).
 #include "core/launchers.h"
 #include "cuda/algorithms.h"
-#include "cuda/device/launch.h"
+#include "cuda/operations.h"
 #include "cuda/pool_kernels.h"
 
 namespace convkit::cuda {
@@ -9,12 +9,7 @@ namespace {
 
 using Convolution = ConvSelection<kConvAlgorithms>;
 
-thread_local void* stream = nullptr;
-
 }  // namespace
-
-void set_stream(void* to) { stream = to; }
-void* current_stream() { return stream; }
 
 const Launchers& launchers() {
   static const Launchers kLaunchers = [] {
@@ -31,6 +26,7 @@ const Launchers& launchers() {
     t.pool_indices = pool_indices;
     t.avg_pool = avg_pool;
     t.avg_pool_bwd = avg_pool_bwd;
+    each_operation(&t, RefuseIfEmpty{});
     return t;
   }();
   return kLaunchers;

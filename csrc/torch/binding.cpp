@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 
 namespace convkit::binding {
@@ -69,7 +70,34 @@ void check_reach(int64_t size, int64_t kernel, int64_t dilation) {
                   size, ", kernel size ", kernel, " or dilation ", dilation, " is too large");
 }
 
+std::string name_of(const Place& place) {
+  const char* type = place.type == aoti_torch_device_type_cpu()    ? "cpu"
+                     : place.type == aoti_torch_device_type_cuda() ? "cuda"
+                     : place.type == aoti_torch_device_type_meta() ? "meta"
+                                                                   : "another device";
+  return place.index < 0 ? type : std::string(type) + ":" + std::to_string(place.index);
+}
+
+Place place_of(const Tensor& t) {
+  Place place{};
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &place.type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &place.index));
+  return place;
+}
+
 }  // namespace
+
+Place common_place(std::initializer_list<const Tensor*> tensors) {
+  const Place first = place_of(**tensors.begin());
+  for (const Tensor* t : tensors) {
+    const Place place = t == nullptr ? first : place_of(*t);
+    // Not STD_TORCH_CHECK, which puts this file's name before PyTorch's words.
+    if (place.type != first.type || place.index != first.index)
+      throw std::runtime_error("Expected all tensors to be on the same device, but found at least two devices, " +
+                               name_of(first) + " and " + name_of(place) + "!");
+  }
+  return first;
+}
 
 ConvSpec unpack_conv(const Ints& packed) {
   ConvSpec s{};

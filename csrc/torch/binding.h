@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -45,7 +46,14 @@ PoolSpec unpack_pool(const Ints& packed);
 // n spatial sizes (1 to 3) as (d, h, w), missing leading ones 1.
 Spatial spatial_from(const Ints& sizes);
 
-// Views a CPU tensor of 2 + spatial_dims dimensions; refuses others, and dtypes without kernels.
+// A device as the Stable ABI names it; index -1 where there is one of its type only.
+struct Place {
+  int32_t type, index;
+};
+// The device of all tensors of a call (nullptr: none was given); refuses tensors of several.
+Place common_place(std::initializer_list<const Tensor*> tensors);
+
+// Views a tensor of 2 + spatial_dims dimensions; refuses others, and dtypes without kernels.
 TensorView view(const Tensor& t, int spatial_dims, const char* name);
 
 // A fresh result of sizes N C (spatial_dims last of D H W), contiguous or channels last, beside its view.

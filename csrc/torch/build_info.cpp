@@ -8,6 +8,10 @@
 namespace {
 
 constexpr const char* kCompiledSets[] = {CONVKIT_INSTRUCTION_SETS};
+#ifndef CONVKIT_CUDA_VERSION  // built without GPU kernels
+#define CONVKIT_CUDA_VERSION ""
+#define CONVKIT_CUDA_ARCHS ""
+#endif
 
 std::string quoted(const std::string& text) {
   std::string result = "\"";
@@ -25,6 +29,20 @@ std::string join_sets(bool runnable_only) {
   return "[" + list + "]";
 }
 
+// "sm_80 compute_80" as a list.
+std::string join_archs() {
+  std::string list, name;
+  for (const char c : std::string(CONVKIT_CUDA_ARCHS) + " ") {
+    if (c != ' ') {
+      name += c;
+    } else if (!name.empty()) {
+      list += (list.empty() ? "" : ", ") + quoted(name);
+      name.clear();
+    }
+  }
+  return "[" + list + "]";
+}
+
 // The torch version whose stable interface is used, from TORCH_TARGET_VERSION's bytes: major, minor, patch, ...
 std::string target_torch() {
   constexpr unsigned long long kTarget = TORCH_TARGET_VERSION;
@@ -36,7 +54,8 @@ std::string describe() {
          ", \"flags\": " + quoted(CONVKIT_FLAGS) + ", \"minimum_torch\": " + quoted(target_torch()) +
          ", \"compiled_instruction_sets\": " + join_sets(false) +
          ", \"runnable_instruction_sets\": " + join_sets(true) +
-         ", \"instruction_set\": " + quoted(convkit::cpu::instruction_set()) + ", \"cuda_archs\": []}";
+         ", \"instruction_set\": " + quoted(convkit::cpu::instruction_set()) +
+         ", \"cuda\": " + quoted(CONVKIT_CUDA_VERSION) + ", \"cuda_archs\": " + join_archs() + "}";
 }
 
 }  // namespace

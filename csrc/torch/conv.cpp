@@ -63,7 +63,8 @@ Tensor conv_fprop(const Tensor& x, const Tensor& w, const OptionalTensor& bias, 
   const ConvSpec spec = unpack_conv(packed);
   const Call c = fprop_call(x, w, spec);
   const TensorView& y = c.result.view;
-  check(Target(x)->conv_fprop(c.problem, c.a, c.b, epilogue(bias, scale, residual, spec, alpha, y), y));
+  check(Target(x, w, bias, scale, residual)
+            ->conv_fprop(c.problem, c.a, c.b, epilogue(bias, scale, residual, spec, alpha, y), y));
   return c.result.tensor;
 }
 
@@ -72,20 +73,21 @@ Tensor conv_dgrad(const Tensor& dy, const Tensor& w, const OptionalTensor& bias,
   const ConvSpec spec = unpack_conv(packed);
   const Call c = dgrad_call(dy, w, input_size, spec);
   const TensorView& dx = c.result.view;
-  check(Target(dy)->conv_dgrad(c.problem, c.a, c.b, epilogue(bias, scale, residual, spec, alpha, dx), dx));
+  check(Target(dy, w, bias, scale, residual)
+            ->conv_dgrad(c.problem, c.a, c.b, epilogue(bias, scale, residual, spec, alpha, dx), dx));
   return c.result.tensor;
 }
 
 Tensor conv_wgrad(const Tensor& dy, const Tensor& x, const Ints& kernel_size, const Ints& packed) {
   const Call c = wgrad_call(dy, x, kernel_size, unpack_conv(packed));
-  check(Target(dy)->conv_wgrad(c.problem, c.a, c.b, c.result.view));
+  check(Target(dy, x)->conv_wgrad(c.problem, c.a, c.b, c.result.view));
   return c.result.tensor;
 }
 
 int64_t conv_plan(int64_t op, const Tensor& a, const Tensor& b, const Ints& size, const Ints& packed) {
   const ConvSpec spec = unpack_conv(packed);
   const auto plan = [&](ConvOp which, const Call& c, const TensorView& x, const TensorView& w, const TensorView& y) {
-    return Target(a)->conv_plan(which, c.problem, ConvTensors{x, w, y});
+    return Target(a, b)->conv_plan(which, c.problem, ConvTensors{x, w, y});
   };
   if (op == static_cast<int64_t>(ConvOp::kFprop)) {
     const Call c = fprop_call(a, b, spec);

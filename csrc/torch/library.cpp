@@ -47,8 +47,9 @@ CONVKIT_DEFINE(CONVKIT_LIBRARY_NAME, m) {
   m.def("lp_pool_bwd(Tensor dy, Tensor x, Tensor y, Tensor? exponent, SymInt[] spec, float p, bool norm) -> Tensor");
 }
 
-CONVKIT_IMPLEMENT(CONVKIT_LIBRARY_NAME, CPU, m) {
-  cb::prepare_targets();
+// The bindings serve every device: a call goes where its tensors are (torch/target.h).
+template <typename Library>
+static void implement(Library& m) {
   m.impl("conv_fprop", TORCH_BOX(&cb::conv_fprop));
   m.impl("conv_dgrad", TORCH_BOX(&cb::conv_dgrad));
   m.impl("conv_wgrad", TORCH_BOX(&cb::conv_wgrad));
@@ -70,3 +71,12 @@ CONVKIT_IMPLEMENT(CONVKIT_LIBRARY_NAME, CPU, m) {
   m.impl("lp_pool", TORCH_BOX(&cb::lp_pool));
   m.impl("lp_pool_bwd", TORCH_BOX(&cb::lp_pool_bwd));
 }
+
+CONVKIT_IMPLEMENT(CONVKIT_LIBRARY_NAME, CPU, m) {
+  cb::prepare_targets();
+  implement(m);
+}
+
+#ifdef CONVKIT_WITH_CUDA
+CONVKIT_IMPLEMENT(CONVKIT_LIBRARY_NAME, CUDA, m) { implement(m); }
+#endif

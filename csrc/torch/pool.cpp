@@ -53,7 +53,7 @@ Tensor pool_select(const Tensor& x, const Tensor& offsets, const Ints& packed) {
   const PoolProblem p = pool_problem(spec, xv.size[kN], xv.size[kC], spatial_of(xv));
   check_offsets(p, offsets, ov);
   Result y = allocate(x, x.scalar_type(), spec.spatial_dims, p.n, p.c, p.out, spec.channels_last);
-  check(Target(x)->pool_select(p, xv, ov, y.view));
+  check(Target(x, offsets)->pool_select(p, xv, ov, y.view));
   return y.tensor;
 }
 
@@ -63,7 +63,7 @@ Tensor pool_select_bwd(const Tensor& dy, const Tensor& offsets, const Ints& inpu
   const PoolProblem p = problem_of(spec, dyv, input_size);
   check_offsets(p, offsets, ov);
   Result dx = allocate(dy, dy.scalar_type(), spec.spatial_dims, p.n, p.c, p.in, spec.channels_last);
-  check(Target(dy)->pool_select_bwd(p, dyv, ov, dx.view));
+  check(Target(dy, offsets)->pool_select_bwd(p, dyv, ov, dx.view));
   return dx.tensor;
 }
 

@@ -45,7 +45,7 @@ Tensor max_unpool(const Tensor& x, const Tensor& indices, const Ints& output_siz
   Result y =
       allocate(x, x.scalar_type(), dims, xv.size[kN], xv.size[kC], sizes(output_size, x, "output_size"), channels_last);
   int64_t invalid = 0;
-  const Status status = Target(x)->max_unpool(xv, iv, y.view, &invalid);
+  const Status status = Target(x, indices)->max_unpool(xv, iv, y.view, &invalid);
   // Not STD_TORCH_CHECK, which puts this file's name before PyTorch's words.
   if (status.reason == kInvalidIndex.reason)
     throw std::runtime_error("Found an invalid max index: " + std::to_string(invalid) +
@@ -60,7 +60,7 @@ Tensor plane_gather(const Tensor& x, const Tensor& indices, bool channels_last) 
   const TensorView xv = view(x, dims, "x"), iv = index_view(indices, dims);
   check_shape(iv, xv, kD);
   Result y = allocate(x, x.scalar_type(), dims, xv.size[kN], xv.size[kC], spatial_of(iv), channels_last);
-  check(Target(x)->plane_gather(xv, iv, y.view));
+  check(Target(x, indices)->plane_gather(xv, iv, y.view));
   return y.tensor;
 }
 
@@ -70,7 +70,7 @@ Tensor plane_scatter(const Tensor& dy, const Tensor& indices, const Ints& input_
   check_shape(iv, dyv, kDims);
   Result dx = allocate(dy, dy.scalar_type(), dims, dyv.size[kN], dyv.size[kC], sizes(input_size, dy, "input_size"),
                        channels_last);
-  check(Target(dy)->plane_scatter(dyv, iv, dx.view));
+  check(Target(dy, indices)->plane_scatter(dyv, iv, dx.view));
   return dx.tensor;
 }
 
@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& x, const Tensor& sa
   Result y = allocate(x, x.scalar_type(), dims, p.n, p.c, out, channels_last);
   Result indices = allocate(x, ScalarType::Long, dims, with_indices ? p.n : 0, p.c, out, channels_last);
   if (!with_indices) indices.view.data = nullptr;
-  check(Target(x)->fractional_max_pool(p, xv, sv, y.view, indices.view));
+  check(Target(x, samples)->fractional_max_pool(p, xv, sv, y.view, indices.view));
   return {y.tensor, indices.tensor};
 }
 

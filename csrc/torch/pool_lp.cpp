@@ -21,7 +21,6 @@ LpPower power_of(const OptionalTensor& exponent, double p, bool norm) {
     default: STD_TORCH_CHECK(false, "convkit: 'exponent' must have a floating dtype");
   }
   power.exponent = exponent->data_ptr();
-  STD_TORCH_CHECK(exponent->is_cpu() && power.exponent != nullptr, "convkit: 'exponent' must be a CPU tensor");
   return power;
 }
 
@@ -38,7 +37,7 @@ Tensor lp_pool(const Tensor& x, const OptionalTensor& exponent, const Ints& pack
   const PoolProblem problem = pool_problem(spec, xv.size[kN], xv.size[kC], spatial_of(xv));
   const LpPower power = power_of(exponent, p, norm);
   Result y = allocate(x, x.scalar_type(), spec.spatial_dims, problem.n, problem.c, problem.out, spec.channels_last);
-  check(Target(x)->lp_pool(problem, power, xv, y.view));
+  check(Target(x, exponent)->lp_pool(problem, power, xv, y.view));
   return y.tensor;
 }
 
@@ -56,7 +55,7 @@ Tensor lp_pool_bwd(const Tensor& dy, const Tensor& x, const Tensor& y, const Opt
   check_like(yv, expected, "y");
   check_like(dyv, expected, "dy");
   Result dx = allocate(dy, dy.scalar_type(), spec.spatial_dims, problem.n, problem.c, problem.in, spec.channels_last);
-  check(Target(dy)->lp_pool_bwd(problem, power, dyv, xv, yv, dx.view));
+  check(Target(dy, x, y, exponent)->lp_pool_bwd(problem, power, dyv, xv, yv, dx.view));
   return dx.tensor;
 }
 

@@ -32,7 +32,8 @@ std::tuple<Tensor, Tensor> stochastic_pool(const Tensor& x, const Tensor& seed, 
   STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
                   "convkit: 'seed' must be one int64 number");
   Result y = allocate_output(x, x.scalar_type(), o), offsets = allocate_output(x, offset_dtype(o.problem), o);
-  check(Target(x)->stochastic_pool(o.problem, o.x, static_cast<const int64_t*>(seed.data_ptr()), y.view, offsets.view));
+  check(Target(x, seed)->stochastic_pool(o.problem, o.x, static_cast<const int64_t*>(seed.data_ptr()), y.view,
+                                         offsets.view));
   return {y.tensor, offsets.tensor};
 }
 
@@ -52,7 +53,7 @@ Tensor stochastic_mean_bwd(const Tensor& dy, const Tensor& x, const Tensor& y, c
   check_output(p, yv, "y");
   Result sums = allocate_output(x, o.x.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float, o);
   Result dx = allocate(x, x.scalar_type(), o.spec.spatial_dims, p.n, p.c, p.in, o.spec.channels_last);
-  check(Target(dy)->stochastic_mean_bwd(p, dyv, o.x, yv, sums.view, dx.view));
+  check(Target(dy, x, y)->stochastic_mean_bwd(p, dyv, o.x, yv, sums.view, dx.view));
   return dx.tensor;
 }
 
