@@ -1,16 +1,18 @@
 // conv_gemm: fprop and dgrad (transposed convolution) as a packed, register-blocked implicit GEMM.
 //
 // Computes  out[n,m,o] = act(scale[m] * sum_{c,t} W[m,c,t] in[n,c,o*stride + origin + t*move] + bias[m] + residual)
-//           for one gather (fprop) or one per stride phase (dgrad): conv_gemm_gather.h.
+//           for one gather, one per stride phase (dgrad: conv_gemm_gather.h), or one per part of the result that
+//           reads the same taps, where many taps lie in the padding (conv_gemm_parts.h).
 // Layout    channels_last results: C = pixels x channels, A = rows of pixels (channels are neighbours in memory),
 //           B = filters, transposed. Others: C = channels x pixels, A = filters as they lie in memory,
 //           B = one strided run of an input row per (channel, tap, segment). Any strides are right; neighbours
 //           in memory along channels (or pixels) are copied as vectors.
-// Mapping   one task per (phase, group, up to 8 blocks of pixels, block of channels); it packs both operands of one
+// Mapping   one task per (gather, group, up to 8 blocks of pixels, block of channels); it packs both operands of one
 //           depth block at a time, multiplies them (gemm_kernel.h), and stores tiles through the epilogue after the
 //           last. A filter that is a single depth block is packed once for all pixel blocks of the task.
 // Memory    per task: A up to 512 x 256 and B up to 256 x 512 elements (L2), sums of C in the accumulate type.
 // Limits    floating dtypes, zero padding.
+#include "cpu/conv_gemm_parts.h"
 #include "cpu/conv_gemm_store.h"
 #include "cpu/conv_gemm_weights.h"
 #include "cpu/conv_kernels.h"
@@ -257,52 +259,49 @@ void flatten_pointwise(Gather* g, Operands<T>* op) {
   flatten(&op->epilogue.residual);
 }
 
+// One gather after the other: the parts of fprop, or of dgrad with stride 1, or the phases of dgrad.
 template <typename T>
-Status fprop(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e, const TensorView& y) {
-  Gather g = fprop_gather(p);
-  const Plan plan = make_plan<accumulate_t<T>>(g, is_channels_last(y, x));
-  Operands<T> op{x,
-                 y,
-                 {data<T>(w), w.stride[kN], w.stride[kC], {w.stride[kD], w.stride[kH], w.stride[kW]}},
-                 g.rows * w.stride[kN],
-                 e};
-  flatten_pointwise(&g, &op);
+Status run(const ConvProblem& p, bool adjoint, const TensorView& in, const TensorView& w, const Epilogue& e,
+           const TensorView& out) {
+  using A = accumulate_t<T>;
+  const bool channels_last = is_channels_last(out, in);
+  const Spatial phases = adjoint ? dgrad_phases(p) : Spatial{{1, 1, 1}};
+  const bool phased = volume(phases) > 1;
+  const Gather first = adjoint ? dgrad_gather(p, {{0, 0, 0}}) : fprop_gather(p);
+  const Parts parts = cut_gather(first);
+  const int64_t gathers = phased ? volume(phases) : part_count(parts);
+  const auto gather_at = [&](int64_t i, Spatial* at) {
+    if (!phased) return part_of(first, parts, i, at);
+    *at = {{i / phases[2] / phases[1], i / phases[2] % phases[1], i % phases[2]}};
+    return dgrad_gather(p, *at);
+  };
+  const auto view = [&](const TensorView& t, const Spatial& at, const Gather& g) {
+    return phase_view(t, at, phased ? p.stride : Spatial{{1, 1, 1}}, g.out);
+  };
+  int64_t tasks = 0;  // of the gather that has the most
+  for (int64_t i = 0; i < gathers; ++i) {
+    Spatial at;
+    const Gather g = gather_at(i, &at);
+    const Plan plan = make_plan<A>(g, channels_last);
+    const int64_t count = g.groups * plan.pixel_tasks * plan.channel_tasks;
+    if (count > tasks) tasks = count;
+  }
+  const int64_t row = w.stride[adjoint ? kC : kN], depth = w.stride[adjoint ? kN : kC];
   bool failed = false;
-  parallel_for(g.groups * plan.pixel_tasks * plan.channel_tasks, [&](int64_t task) {
-    const int64_t channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
-    if (!run_task(g, plan, op, rest / plan.pixel_tasks, rest % plan.pixel_tasks, channel_task))
-      __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-  });
-  return failed ? Status{"conv_gemm ran out of memory"} : kOk;
-}
-
-template <typename T>
-Status dgrad(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e, const TensorView& dx) {
-  const Spatial phases = dgrad_phases(p);
-  const bool channels_last = is_channels_last(dx, dy);
-  // Phase 0 has the most results, so its plan bounds the number of tasks of every phase.
-  const Gather largest = dgrad_gather(p, {{0, 0, 0}});
-  const Plan bound = make_plan<accumulate_t<T>>(largest, channels_last);
-  const int64_t tasks = largest.groups * bound.pixel_tasks * bound.channel_tasks;
-  bool failed = false;
-  parallel_for(volume(phases) * tasks, [&](int64_t task) {
-    const int64_t number = task / tasks;
-    const Spatial phase{{number / phases[2] / phases[1], number / phases[2] % phases[1], number % phases[2]}};
-    Gather g = dgrad_gather(p, phase);
-    Plan plan = make_plan<accumulate_t<T>>(g, channels_last);
-    plan.pixel_block = bound.pixel_block;
-    plan.channel_block = bound.channel_block;
-    plan.blocks = bound.blocks;
-    Operands<T> op{dy,
-                   phase_view(dx, phase, p.stride, g.out),
-                   {data<T>(w), w.stride[kC], w.stride[kN], {w.stride[kD], w.stride[kH], w.stride[kW]}},
-                   g.depth * w.stride[kN],
+  parallel_for(gathers * tasks, [&](int64_t i) {
+    Spatial at;
+    Gather g = gather_at(i / tasks, &at);
+    const Plan plan = make_plan<A>(g, channels_last);
+    const int64_t task = i % tasks, channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
+    if (rest >= g.groups * plan.pixel_tasks) return;
+    Operands<T> op{in,
+                   view(out, at, g),
+                   {data<T>(w), row, depth, {w.stride[kD], w.stride[kH], w.stride[kW]}},
+                   (adjoint ? g.depth : g.rows) * w.stride[kN],
                    e};
-    op.epilogue.residual = phase_view(e.residual, phase, p.stride, g.out);
+    op.epilogue.residual = view(e.residual, at, g);
     flatten_pointwise(&g, &op);
-    const int64_t channel_task = task % bound.channel_tasks, rest = task % tasks / bound.channel_tasks;
-    if (rest % bound.pixel_tasks * plan.blocks * plan.pixel_block >= plan.pixels) return;
-    if (!run_task(g, plan, op, rest / bound.pixel_tasks, rest % bound.pixel_tasks, channel_task))
+    if (!run_task(g, plan, op, rest / plan.pixel_tasks, rest % plan.pixel_tasks, channel_task))
       __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return failed ? Status{"conv_gemm ran out of memory"} : kOk;
@@ -319,7 +318,8 @@ const char* conv_gemm_supports(ConvOp, const ConvProblem& p, const ConvTensors& 
 Status conv_fprop_gemm(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
                        const TensorView& y) {
   Status status = kOk;
-  if (numel(y) > 0) visit_floating(y.dtype, [&](auto t) { status = fprop<typename decltype(t)::type>(p, x, w, e, y); });
+  if (numel(y) > 0)
+    visit_floating(y.dtype, [&](auto t) { status = run<typename decltype(t)::type>(p, false, x, w, e, y); });
   return status;
 }
 
@@ -327,7 +327,7 @@ Status conv_dgrad_gemm(const ConvProblem& p, const TensorView& dy, const TensorV
                        const TensorView& dx) {
   Status status = kOk;
   if (numel(dx) > 0)
-    visit_floating(dx.dtype, [&](auto t) { status = dgrad<typename decltype(t)::type>(p, dy, w, e, dx); });
+    visit_floating(dx.dtype, [&](auto t) { status = run<typename decltype(t)::type>(p, true, dy, w, e, dx); });
   return status;
 }
 
