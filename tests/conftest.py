@@ -10,6 +10,7 @@ import torch
 
 from convkit import backends
 from convkit.backends.base import Backend
+from tests.places import no_gpu
 
 _M_PERTURB, _M_MMAP_THRESHOLD = -6, -3
 
@@ -25,11 +26,25 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # tests run in parallel processes; tests/test_threads.py sets its own numbers
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    reason = no_gpu()
+    return f"gpu: {reason}; tests marked gpu do not run" if reason else None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", type=int, default=1, metavar="N", help="run one test in N, chosen by name")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (reason := no_gpu()) is not None:
+        # Thousands of cases: skipped where they were asked for, else left out.
+        marked = [item for item in items if item.get_closest_marker("gpu") is not None]
+        if config.getoption("markexpr"):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+        else:
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if item.get_closest_marker("gpu") is None]
     # By name, not by position: parameters follow each other in cycles, and a step could pick one of them only.
     share = config.getoption("share")
     dropped = [item for item in items if zlib.crc32(item.nodeid.encode()) % share]
