@@ -51,10 +51,10 @@ def assert_right(call: Call, backend: Backend, reference: Backend) -> None:
 
 
 def combinations(cases: tuple[Any, ...]) -> list[Any]:
-    """Every case in every floating dtype, and in every layout in float32."""
-    chosen = [(case, dtype, "contiguous") for case in cases for dtype in FLOATING]
-    chosen += [(case, torch.bfloat16, "channels_last") for case in cases]
-    chosen += [(case, torch.float32, layout) for case in cases for layout in LAYOUTS if layout != "contiguous"]
+    """Every case in every floating dtype, and in every layout in float32; those of like values side by side."""
+    settings = [(torch.float32, layout) for layout in LAYOUTS] + [(torch.float64, "contiguous")]
+    settings += [(torch.bfloat16, "contiguous"), (torch.bfloat16, "channels_last"), (torch.float16, "contiguous")]
+    chosen = [(case, *setting) for case in cases for setting in settings]
     return [pytest.param(*c, id="-".join(map(short, c))) for c in chosen]
 
 

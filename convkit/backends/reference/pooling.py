@@ -33,37 +33,38 @@ class Windows:
 
     def __init__(self, size: Sizes, out: Sizes, spec: PoolSpec, device: torch.device) -> None:
         self.size, self.taps = size, list(taps(spec.kernel_size))
-        self._at = read_positions(size, out, spec, device)
+        positions = read_positions(size, out, spec, device)
+        self._inside = [(at >= 0) & (at < n) for at, n in zip(positions, size)]
+        self._nearest = [at.clamp(0, n - 1) for at, n in zip(positions, size)]
 
     def valid(self, tap: Sizes) -> Tensor:
         """Which windows (*out) have an element at this position."""
-        read = [at[:, t] for at, t in zip(self._at, tap)]
-        return outer([(at >= 0) & (at < n) for at, n in zip(read, self.size)])
+        return outer([inside[:, t] for inside, t in zip(self._inside, tap)])
 
     def read(self, x: Tensor, tap: Sizes) -> Tensor:
         """x (N, C, *size) -> (N, C, *out): the elements at one position of every window."""
-        for d, (at, t, n) in enumerate(zip(self._at, tap, self.size)):
-            x = x.index_select(2 + d, at[:, t].clamp(0, n - 1))
+        for d, (at, t) in enumerate(zip(self._nearest, tap)):
+            x = x.index_select(2 + d, at[:, t])
         return torch.where(self.valid(tap), x, 0)
 
     def add(self, dx: Tensor, tap: Sizes, y: Tensor) -> Tensor:
         """dx + the adjoint of :meth:`read` applied to y (N, C, *out)."""
         y = torch.where(self.valid(tap), y, 0)
-        for d, (at, t, n) in enumerate(zip(self._at, tap, self.size)):
+        for d, (at, t, n) in enumerate(zip(self._nearest, tap, self.size)):
             into = y.new_zeros(*y.shape[: 2 + d], n, *y.shape[3 + d :])
-            y = into.index_add_(2 + d, at[:, t].clamp(0, n - 1), y)
+            y = into.index_add_(2 + d, at[:, t], y)
         return dx + y
 
     def indices(self, offsets: Tensor) -> Tensor:
         """The flat input position that each offset (N, C, *out) names, -1 where none."""
         window = len(self.taps)
         position, inside = torch.zeros_like(offsets), (offsets >= 0) & (offsets < window)
-        for d, (at, n) in enumerate(zip(self._at, self.size)):
+        for d, (at, exists, n) in enumerate(zip(self._nearest, self._inside, self.size)):
             window //= at.shape[1]
             row = torch.arange(at.shape[0], device=at.device).view(-1, *(1,) * (len(self.size) - 1 - d))
-            read = at[row, offsets // window % at.shape[1]]
-            position = position * n + read
-            inside = inside & (read >= 0) & (read < n)
+            tap = offsets // window % at.shape[1]
+            position = position * n + at[row, tap]
+            inside = inside & exists[row, tap]
         return torch.where(inside, position, -1)
 
 
