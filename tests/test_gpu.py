@@ -39,10 +39,11 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     chosen = Place(request.param)
     if (reason := chosen.refusal()) is not None:
         pytest.skip(reason)
-    switches = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    yield chosen
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = switches
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # settable even after torch froze the global flags
+        yield chosen
+    torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
 everywhere = pytest.mark.parametrize("place", PLACES, indirect=True)
