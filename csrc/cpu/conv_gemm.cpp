@@ -15,6 +15,7 @@
 #include "cpu/conv_gemm_parts.h"
 #include "cpu/conv_gemm_store.h"
 #include "cpu/conv_gemm_weights.h"
+#include "cpu/conv_gemm_whole.h"
 #include "cpu/conv_kernels.h"
 
 namespace convkit {
@@ -315,19 +316,26 @@ const char* conv_gemm_supports(ConvOp, const ConvProblem& p, const ConvTensors& 
   return floating ? nullptr : "conv_gemm has kernels for floating dtypes only";
 }
 
-Status conv_fprop_gemm(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
+Status conv_fprop_gemm(const ConvProblem& problem, const TensorView& input, const TensorView& filter, const Epilogue& e,
                        const TensorView& y) {
+  if (numel(y) == 0) return kOk;
+  ConvProblem p = problem;
+  TensorView x = input, w = filter;
+  flatten_whole(&p, &x, &w);
   Status status = kOk;
-  if (numel(y) > 0)
-    visit_floating(y.dtype, [&](auto t) { status = run<typename decltype(t)::type>(p, false, x, w, e, y); });
+  visit_floating(y.dtype, [&](auto t) { status = run<typename decltype(t)::type>(p, false, x, w, e, y); });
   return status;
 }
 
-Status conv_dgrad_gemm(const ConvProblem& p, const TensorView& dy, const TensorView& w, const Epilogue& e,
-                       const TensorView& dx) {
+Status conv_dgrad_gemm(const ConvProblem& problem, const TensorView& dy, const TensorView& filter, const Epilogue& e,
+                       const TensorView& result) {
+  if (numel(result) == 0) return kOk;
+  ConvProblem p = problem;
+  TensorView dx = result, w = filter;
+  const bool per_channel = e.bias != nullptr || e.scale != nullptr || e.residual.data != nullptr;
+  if (!per_channel) flatten_whole(&p, &dx, &w);  // its channels are no longer those of the epilogue
   Status status = kOk;
-  if (numel(dx) > 0)
-    visit_floating(dx.dtype, [&](auto t) { status = run<typename decltype(t)::type>(p, true, dy, w, e, dx); });
+  visit_floating(dx.dtype, [&](auto t) { status = run<typename decltype(t)::type>(p, true, dy, w, e, dx); });
   return status;
 }
 

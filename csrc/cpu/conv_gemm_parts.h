@@ -1,8 +1,9 @@
 // A gather in parts, which read the same taps each.
 //
-// Where padding is wide (dilated filters: up to nine tenths of a map), many taps of the results near the border lie
-// outside the input. Along each axis the result is cut where a tap enters or leaves the input; a part is a gather of
-// its own, over the taps that it has, as a stride phase of dgrad is. Nothing else knows of parts.
+// Where padding is wide (dilated filters, and the gradient of a filter that covers its whole input), many taps of the
+// results near the border lie outside the input. Along each axis the result is cut where a tap enters or leaves the
+// input; a part is a gather of its own, over the taps that it has, as a stride phase of dgrad is. Nothing else knows of
+// parts.
 #pragma once
 
 #include "cpu/conv_gemm_gather.h"
@@ -15,7 +16,7 @@ struct AxisPart {
   int64_t begin, end, tap, taps;
 };
 
-constexpr int kMostAxisParts = 5;  // three taps at most; more would be small
+constexpr int kMostAxisParts = 9;  // more would be small
 
 struct Parts {
   AxisPart part[kMaxSpatial][kMostAxisParts];
@@ -46,27 +47,38 @@ CONVKIT_INLINE bool cut_axis(const Gather& g, int axis, AxisPart* part, int64_t*
   return true;
 }
 
-// An axis is cut if that saves a tenth of its products and leaves parts longer than a few results; all of it counts
-// only if a fifth is saved.
+// About what the products of one part cost, per channel: rows are handled in pieces, and a product of few pixels
+// is bound by reading the filter.
+CONVKIT_INLINE int64_t part_cost(int64_t n, const AxisPart& d, const AxisPart& h, const AxisPart& w) {
+  const int64_t pixels = n * (d.end - d.begin) * (h.end - h.begin) * round_up(w.end - w.begin, 4);
+  return d.taps * h.taps * w.taps * (pixels > 8 ? pixels : 8);
+}
+
+CONVKIT_INLINE int64_t cost(const Gather& g, const Parts& parts) {
+  int64_t sum = 0;
+  for (int64_t d = 0; d < parts.count[0]; ++d)
+    for (int64_t h = 0; h < parts.count[1]; ++h)
+      for (int64_t w = 0; w < parts.count[2]; ++w)
+        sum += part_cost(g.n, parts.part[0][d], parts.part[1][h], parts.part[2][w]);
+  return sum;
+}
+
+// Each axis is cut if that alone saves a tenth of the cost; all of it counts only if it saves a fifth.
 CONVKIT_INLINE Parts cut_gather(const Gather& g) {
-  Parts cut, whole;
-  double left = 1;
+  Parts whole;
   for (int i = 0; i < kMaxSpatial; ++i) {
     whole.part[i][0] = {0, g.out[i], 0, g.tap[i].count};
     whole.count[i] = 1;
-    int64_t products = 0;
-    const bool few = cut_axis(g, i, cut.part[i], &cut.count[i]);
-    for (int64_t j = 0; few && j < cut.count[i]; ++j)
-      products += (cut.part[i][j].end - cut.part[i][j].begin) * cut.part[i][j].taps;
-    const double share = static_cast<double>(products) / static_cast<double>(g.out[i] * g.tap[i].count);
-    if (few && share < 0.9 && g.out[i] >= 6 * cut.count[i]) {
-      left *= share;
-      continue;
-    }
-    cut.part[i][0] = whole.part[i][0];
-    cut.count[i] = 1;
   }
-  return left < 0.8 ? cut : whole;
+  const int64_t uncut = cost(g, whole);
+  Parts cut = whole;
+  for (int i = 0; i < kMaxSpatial; ++i) {
+    Parts one = whole;
+    if (!cut_axis(g, i, one.part[i], &one.count[i]) || 10 * cost(g, one) > 9 * uncut) continue;
+    for (int64_t j = 0; j < one.count[i]; ++j) cut.part[i][j] = one.part[i][j];
+    cut.count[i] = one.count[i];
+  }
+  return 10 * cost(g, cut) > 8 * uncut ? whole : cut;
 }
 
 CONVKIT_INLINE int64_t part_count(const Parts& p) { return p.count[0] * p.count[1] * p.count[2]; }

@@ -9,6 +9,7 @@
 // Memory    per task: up to 256 x 256 elements each of A, B and C (L2).
 // Limits    floating dtypes, zero padding.
 #include "cpu/conv_gemm_pixels.h"
+#include "cpu/conv_gemm_whole.h"
 #include "cpu/conv_kernels.h"
 
 namespace convkit {
@@ -280,8 +281,12 @@ void clear(const TensorView& dw) {
 
 }  // namespace
 
-Status conv_wgrad_gemm(const ConvProblem& p, const TensorView& dy, const TensorView& x, const TensorView& dw) {
-  if (numel(dw) == 0) return kOk;
+Status conv_wgrad_gemm(const ConvProblem& problem, const TensorView& dy, const TensorView& input,
+                       const TensorView& result) {
+  if (numel(result) == 0) return kOk;
+  ConvProblem p = problem;
+  TensorView x = input, dw = result;
+  flatten_whole(&p, &x, &dw);
   Status status = kOk;
   visit_floating(dw.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
