@@ -21,8 +21,9 @@ COMPLEX: Dtypes = (torch.complex64, torch.complex128)
 CONV_OPS = ("conv_fprop", "conv_dgrad", "conv_wgrad")  # as the library numbers them
 
 
+@lru_cache  # torch 2.10 refuses a second fake kernel of an operator
 def _load(library: Path, namespace: str) -> str | None:
-    """Loads a library of operators; None, or the reason why it cannot be."""
+    """Loads a library of operators, once; None, or the reason why it cannot be."""
     if not library.exists():
         return f"the compiled library {library.name} is not installed"
     try:
