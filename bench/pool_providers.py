@@ -23,9 +23,11 @@ PASSES = ("forward", "forward+backward")
 Call = Callable[[], Tensor]
 
 
-def calls(row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, seed: int, compiled: bool) -> dict[str, Call]:
+def calls(
+    row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, seed: int, compiled: bool, device: str = "cpu"
+) -> dict[str, Call]:
     """convkit, PyTorch eager and, if asked for, PyTorch compiled, each on a copy of the input of one seed."""
-    x = _input(row, layout, dtype, seed)
+    x = _input(row, layout, dtype, seed, device)
     theirs = row.rival or getattr(torch.nn.functional, row.op)
     candidates: dict[str, Callable[..., Any]] = {"convkit": _ours(row), "eager": partial(theirs, **row.arguments)}
     if compiled and pass_ == "forward":
@@ -33,12 +35,12 @@ def calls(row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, seed: int, 
     return {name: _call(row, pass_, f, x.clone()) for name, f in candidates.items()}
 
 
-def verify(row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, ours: Call) -> float:
+def verify(row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, ours: Call, device: str = "cpu") -> float:
     """The error of ``ours`` on the input of seed 0, in units of the admissible one; above 1 means wrong.
 
     Images do not meet in a sum: two are compared with the reference backend on the same values and dtype.
     """
-    x = _input(row, layout, dtype, 0)[:2]
+    x = _input(row, layout, dtype, 0, device)[:2]
     reference = _call(row, pass_, _ours(row, backend="reference"), x)
     torch.manual_seed(0)  # for what draws its windows; the first images get the same numbers in any batch
     expected = reference()
@@ -53,9 +55,9 @@ def _ours(row: PoolRow, **options: Any) -> Callable[..., Any]:
     return partial(getattr(convkit.functional, row.op), **row.arguments, **options)
 
 
-def _input(row: PoolRow, layout: str, dtype: torch.dtype, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(row.shape, generator=generator).add_(2.0**-6).to(dtype)
+def _input(row: PoolRow, layout: str, dtype: torch.dtype, seed: int, device: str) -> Tensor:
+    generator = torch.Generator(device).manual_seed(seed)
+    x = torch.rand(row.shape, generator=generator, device=device).add_(2.0**-6).to(dtype)
     return x.to(memory_format=memory_format(layout, row.dims))
 
 

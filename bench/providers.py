@@ -49,12 +49,14 @@ def layouts(problem: Row) -> tuple[str, ...]:
     return LAYOUTS[:1] if problem.dims == 1 else LAYOUTS
 
 
-def make_inputs(problem: Problem, layout: str, dtype: torch.dtype, backward: bool, seed: int) -> Inputs:
+def make_inputs(
+    problem: Problem, layout: str, dtype: torch.dtype, backward: bool, seed: int, device: str = "cpu"
+) -> Inputs:
     """Random tensors of a problem in a layout; equal seeds give equal values in both layouts."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        values = torch.randn(shape, generator=generator).to(dtype)
+        values = torch.randn(shape, generator=generator, device=device).to(dtype)
         return values.to(memory_format=memory_format(layout, problem.dims))
 
     x = normal(problem.n, problem.c, *problem.spatial)

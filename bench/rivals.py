@@ -49,7 +49,8 @@ def stochastic_pool2d(x: Tensor, kernel_size: Pair, stride: Pair, padding: Pair 
             cumulative.add_(padded[:, :, i : i + ends[0] : stride[0], j : j + ends[1] : stride[1]])
             chosen.add_(cumulative <= threshold)
         # A sum of 0 is never exceeded: the last tap, which is 0 as well.
-        flat = torch.tensor([i * width + j for i, j in (*taps, taps[-1])])
-        start = torch.arange(rows)[:, None] * (stride[0] * width) + torch.arange(columns) * stride[1]
+        flat = torch.tensor([i * width + j for i, j in (*taps, taps[-1])], device=x.device)
+        across = torch.arange(columns, device=x.device) * stride[1]
+        start = torch.arange(rows, device=x.device)[:, None] * (stride[0] * width) + across
         index = flat[chosen].add_(start).flatten(2)
     return padded.flatten(2).gather(2, index).view_as(total)

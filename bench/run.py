@@ -6,6 +6,8 @@
     python -m bench.run D06 --algorithms       # one row, and every algorithm that runs it
     python -m bench.run convs --json out.json --plot out.png
 
+    python -m bench.run --device cuda          # on a GPU, at the suite's own sizes; --tf32 allows TF32 to everyone
+
 Groups: convs, pools, a family (dense, dilated, grouped, depthwise, transposed, 3d, 1d, batch1; max_pool, avg_pool,
 ...) or a row's id. Exit status 1 if a result is wrong or a speed falls below its floor.
 """
@@ -14,43 +16,55 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import draw, machine, pool_providers, providers, report
+from bench import devices, draw, pool_providers, providers, report
 from bench.pools import PoolRow
 from bench.problems import Problem, Row, select
 from convkit import backends
 from convkit.terminal import Progress
 from convkit.testing.oracle import Call, error, expect
-from convkit.timing import interleaved
 
 Calls = dict[str, list[Callable[[], Any]]]
-# Inputs rotate through copies, so that no one finds them in its cache. Every candidate has copies of its own: of two
-# that read the same one in turn, the second would find what the first has brought into the cache.
-ROTATED_BYTES, MOST_COPIES = 64e6, 8
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("bench: no CUDA device", file=sys.stderr)
+        return 2
     dtype = getattr(torch, options.dtype)
-    problems = list(select(options.groups, options.scale))
+    device = devices.choose(options.device, options.tf32)
+    scale = device.default_scale if options.scale is None else options.scale
+    problems = list(select(options.groups, scale))
     if not problems:
         print(f"bench: no row belongs to {options.groups}", file=sys.stderr)
         return 2
     rows: list[dict[str, Any]] = []
     progress = Progress(len(problems))
+    until = time.monotonic() + 60 * options.minutes
     with torch.no_grad():
-        for problem in problems:
-            rows += measure(problem, dtype, options)
+        ceilings = device.ceilings(dtype)
+        measured = 0
+        while measured < len(problems) and time.monotonic() < until:
+            problem = problems[measured]
+            found = measure(problem, dtype, device, options)
+            rows += [r | report.share_of_roof(problem, r, dtype, ceilings) for r in found]
+            measured += 1
             progress.step(f"{problem.id} {problem.family}")
     progress.close()
-    about = machine.describe() | {"threads": options.threads, "dtype": options.dtype, "scale": options.scale}
+    about = device.describe() | {"threads": options.threads, "dtype": options.dtype} | ceilings
+    about["scale"] = scale if math.isfinite(scale) else "full"
+    if measured < len(problems):
+        about["not measured for lack of time"] = " ".join(p.id for p in problems[measured:])
     results = {"about": about, "rows": rows}
     print(report.text(results))
     if options.json:
@@ -63,7 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.split("\n\n")[0])
     parser.add_argument("groups", nargs="*", help="convs, pools, families or row ids; nothing: the whole suite")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the default size budget of a row")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="on a GPU: allow TF32 for float32, to everyone")
+    parser.add_argument("--scale", type=float, help="share of a CPU's size budget of a row (default 1; GPU: no limit)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no row later than that")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.4, help="time per candidate and row")
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
@@ -75,12 +92,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(problem: Row, dtype: torch.dtype, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(
+    problem: Row, dtype: torch.dtype, device: devices.Processor, options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """One row per pass and layout of a problem; both layouts of a pass are timed in one interleaved run."""
-    copies = int(min(MOST_COPIES, max(2, ROTATED_BYTES // problem.bytes)))
+    copies = device.copies(problem.bytes * dtype.itemsize / 4)
     rows = []
     for pass_ in providers.passes(problem, options.backward):
-        candidates: dict[tuple[str, str], Callable[[int], object]] = {}
+        candidates: dict[tuple[str, str], list[Callable[[], object]]] = {}
         checked = {}
         for layout in providers.layouts(problem):
             where = (pass_, layout, dtype, copies, options)
@@ -89,12 +108,12 @@ def measure(problem: Row, dtype: torch.dtype, options: argparse.Namespace) -> li
             else:
                 calls, checked[layout] = prepare_conv(problem, *where)
             for name, made in calls.items():
-                candidates[layout, name] = rotate(made)
-        times = interleaved(candidates, options.seconds)
+                candidates[layout, name] = made
+        times = device.times(candidates, options.seconds)
         for layout in providers.layouts(problem):
             found = {name: t._asdict() for (at, name), t in times.items() if at == layout}
             nchw = times["nchw", "eager"].median
-            rows.append(report.row(problem, pass_, layout, found, checked[layout], eager_nchw=nchw))
+            rows.append(report.row(problem, pass_, layout, found, checked[layout], nchw, options.device == "cpu"))
     return rows
 
 
@@ -102,16 +121,20 @@ def prepare_pool(
     row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, copies: int, options: argparse.Namespace
 ) -> tuple[Calls, dict[str, float]]:
     """The candidates of one pass of a pooling in one layout, one call per copy of the input, and convkit's error."""
-    made = [pool_providers.calls(row, pass_, layout, dtype, seed, options.compile) for seed in range(copies)]
+    where = (row, pass_, layout, dtype)
+    made = [pool_providers.calls(*where, seed, options.compile, options.device) for seed in range(copies)]
     calls = {name: [call[name] for call in made] for name in made[0]}
-    return calls, {"convkit": pool_providers.verify(row, pass_, layout, dtype, calls["convkit"][0])}
+    return calls, {"convkit": pool_providers.verify(*where, calls["convkit"][0], options.device)}
 
 
 def prepare_conv(
     problem: Problem, pass_: str, layout: str, dtype: torch.dtype, copies: int, options: argparse.Namespace
 ) -> tuple[Calls, dict[str, float]]:
     """The same for a convolution, with the errors of all candidates."""
-    inputs = [providers.make_inputs(problem, layout, dtype, pass_ != "forward", seed) for seed in range(copies)]
+    inputs = [
+        providers.make_inputs(problem, layout, dtype, pass_ != "forward", seed, options.device)
+        for seed in range(copies)
+    ]
     calls = {
         "convkit": [providers.convkit_call(problem, pass_, i, layout) for i in inputs],
         "eager": [providers.eager_call(problem, pass_, i.copy()) for i in inputs],
@@ -139,10 +162,6 @@ def verify(problem: Problem, pass_: str, inputs: providers.Inputs, call: provide
         result = result[few]
     expected = expect(Call(op, arguments | {"channels_last": False}), backends.get("reference"))[0]
     return error(result, expected)
-
-
-def rotate(calls: list[Callable[[], object]]) -> Callable[[int], object]:
-    return lambda i: calls[i % len(calls)]()
 
 
 if __name__ == "__main__":

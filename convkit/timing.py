@@ -46,10 +46,11 @@ def interleaved(
             started = time.perf_counter()
             candidates[name](i)
             samples[name].append(time.perf_counter() - started)
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: summary(values) for name, values in samples.items()}
 
 
-def _summary(values: list[float]) -> Timing:
+def summary(values: list[float]) -> Timing:
+    """The timing that samples of seconds per call amount to."""
     ordered = sorted(values)
 
     def at(fraction: float) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import convkit
-from bench import pool_providers, report
+from bench import devices, pool_providers, report
 from bench.floors import floor
 from bench.pools import PoolRow
 from bench.problems import BYTES, FLOPS, Problem, Row, scaled, select, suite
@@ -146,3 +146,113 @@ def test_a_tiny_run_verifies_measures_and_reports(tmp_path: Path, capsys: pytest
     assert "Geometric means" in shown and "floors hold" in shown
     assert report.main([str(out), str(out), "--markdown", str(tmp_path / "page.md")]) == 0
     assert (tmp_path / "page.md").read_text().count("\n## Results\n") == 1
+
+
+# --- a GPU's way of measuring, on a clock of its own ------------------------------------------------------------------
+
+
+class Event:
+    """A GPU's event, of a GPU on which each call of ``work`` takes a millisecond."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = Event.now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at - self.at
+
+
+class Gpu(devices.Gpu):
+    """The host's part of it, with tensors of the CPU."""
+
+    torch = torch.device("cpu")
+    rotated_bytes = 192e6
+
+    def __init__(self) -> None:
+        self.tf32 = False
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(devices, "captured", devices.in_order)
+    return Gpu()
+
+
+def test_a_gpu_is_timed_per_call(gpu: Gpu) -> None:
+    def work(milliseconds: float) -> None:
+        Event.now += milliseconds
+
+    order: list[str] = []
+    candidates = {
+        "short": [lambda: (order.append("short"), work(0.01))] * 3,
+        "long": [lambda: (order.append("long"), work(2.0))],
+    }
+    times = gpu.times(candidates, seconds=0.015)
+    assert times["short"].median == pytest.approx(1e-5) and times["long"].median == pytest.approx(2e-3)
+    assert times["long"].runs == times["short"].runs == 10  # of 1 ms and 2 ms each, in 0.03 s
+    assert order.count("long") < order.count("short")
+
+
+def test_where_one_candidate_cannot_be_captured_none_is(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: list[Any] = []
+    monkeypatch.setattr(devices, "captured", lambda calls: None if calls[0] is print else devices.in_order(calls))
+    monkeypatch.setattr(devices, "sampled", lambda runs, seconds: plain.extend(runs) or {})
+    made: list[Any] = []
+    monkeypatch.setattr(devices, "in_order", lambda calls: made.append(calls) or (lambda: None))
+    assert gpu.times({"ours": [max], "theirs": [print]}, 0.1) == {}
+    assert plain == ["ours", "theirs"] and [print] in made and [max] in made
+
+
+def test_copies_go_beyond_the_cache(gpu: Gpu) -> None:
+    assert gpu.copies(1e9) == 2 and gpu.copies(64e6) == 3 and gpu.copies(1e3) == 64
+    assert devices.Processor().copies(1e3) == 8
+
+
+def test_the_share_of_what_is_possible() -> None:
+    ceilings = {"bytes_per_second": 1e12, "flops_per_second": 1e14}
+    conv, pool = BY_ID["D06"], BY_ID["P01-max"]
+
+    def share(problem: Row, pass_: str, seconds: float, dtype: torch.dtype) -> float:
+        measured = {"pass": pass_, "times": {"convkit": {"median": seconds}}}
+        return report.share_of_roof(problem, measured, dtype, ceilings)["of_roof"]
+
+    assert share(conv, "forward", conv.flops / 1e14, torch.bfloat16) == pytest.approx(1.0)
+    assert share(pool, "forward", pool.bytes / 1e12, torch.float32) == pytest.approx(1.0)
+    assert share(pool, "forward+backward", pool.bytes / 1e12, torch.bfloat16) == pytest.approx(1.0)
+    assert report.share_of_roof(conv, {}, torch.float32, {}) == {}
+
+
+def test_a_page_of_a_gpu(tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a run on a GPU does but for the GPU."""
+    about = {"gpu": "a GPU", "cuda": "13.0", "cudnn": 1, "tf32": "off"}
+    monkeypatch.setattr(Gpu, "describe", lambda self: devices.Processor.describe(self) | about)
+    monkeypatch.setattr(Gpu, "ceilings", lambda self, dtype: {"bytes_per_second": 1e9, "flops_per_second": 1e9})
+    monkeypatch.setattr(Gpu, "most_copies", 2)
+    monkeypatch.setattr(devices, "choose", lambda name, tf32: gpu)
+    out, page = tmp_path / "a.json", tmp_path / "page.md"
+    # The device's tensors are the CPU's here; what the option does besides is decided by it alone.
+    arguments = ["P07-avg", "W02", "--scale", "0.0001", "--seconds", "0", "--threads", "1", "--json", str(out)]
+    monkeypatch.setattr(Event, "elapsed_time", lambda self, end: 1.0)
+    main([*arguments, "--minutes", "1"])
+    results = json.loads(out.read_text())
+    assert all("of_roof" in r for r in results["rows"])
+    several = tmp_path / "several.json"
+    several.write_text(json.dumps({"runs": {"float32": results, "float32, tf32": results}}))
+    assert report.main([str(several), "--markdown", str(page)]) == 0
+    assert "# Performance on a GPU\n" in page.read_text() and "\n## Float32, tf32\n" in page.read_text()
+    main([*arguments, "--minutes", "0"])
+    assert json.loads(out.read_text())["about"]["not measured for lack of time"] == "W02 P07-avg"
+
+
+def test_without_a_gpu_its_benchmark_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if not torch.cuda.is_available():
+        assert main(["--device", "cuda"]) == 2
+        assert "no CUDA device" in capsys.readouterr().err
