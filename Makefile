@@ -1,4 +1,4 @@
-# make demo | test | build | lint | types | sanitize | abi | bench | info | cuda-library | clean
+# make demo | test | build | lint | types | sanitize | abi | bench | info | cuda-library | gpu | clean
 #
 # Everything runs in an environment of its own, .venv, made from the pinned requirements. With VENV=none the
 # interpreter PYTHON is used as it is, with its own torch, and nothing is downloaded.
@@ -21,7 +21,7 @@ endif
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | LC_ALL=C sort)
 CLANG_FORMAT = $(if $(filter none,$(VENV)),clang-format,$(VENV)/bin/clang-format)
 
-.PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources cuda-library abi clean
+.PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources cuda-library gpu $(GPU_STAGES) abi clean
 .DEFAULT_GOAL := build
 
 # One stamp per requirements file: an environment is extended, never made anew.
@@ -97,6 +97,14 @@ cuda-library: $(call env,test)
 	CONVKIT_CUDA_ARCHS=$${CONVKIT_CUDA_ARCHS:-80} $(PY) tools/native_build.py --testing
 	CONVKIT_LIBRARY=$(CUDA_LIBRARY) PYTHONPATH=$(CURDIR) $(PY) tools/smoke.py
 	CONVKIT_LIBRARY=$(CUDA_LIBRARY) $(PY) -m pytest -q tests/test_gpu_choice.py
+
+# On a machine with a GPU: builds for it, runs the tests marked gpu, compute-sanitizer and the benchmark, with the
+# interpreter as it is (PYTHON, with torch and pytest) and no network. Or one stage.
+GPU_STAGES = gpu-build gpu-test gpu-sanitizer gpu-bench
+gpu:
+	$(PYTHON) tools/gpu.py $(ARGS)
+$(GPU_STAGES):
+	$(PYTHON) tools/gpu.py $(@:gpu-%=%) $(ARGS)
 
 abi: $(call env,build) build
 	$(PY) tools/abi_smoke.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)

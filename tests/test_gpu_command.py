@@ -1,0 +1,103 @@
+"""``make gpu`` where there is no GPU, and its stages with other programs in the place of those that need one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_build import load_tool
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tool on a machine with a GPU, as far as it asks."""
+    tool = load_tool("gpu")
+    monkeypatch.setattr(tool, "missing_gpu", lambda: None)
+    return tool
+
+
+def program(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "program"
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    assert load_tool("gpu").main(["test", "bench"]) == 0
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert last == "gpu: test not run (no CUDA device), bench not run (no CUDA device)"
+
+
+def test_a_failure_hides_no_other_stage(gpu: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    for name, outcome in (("build", None), ("test", gpu.Outcome("FAILED", "2 failed")), ("bench", None)):
+        monkeypatch.setitem(gpu.STAGES, name, lambda seconds, outcome=outcome: outcome or gpu.Outcome("passed", "well"))
+
+    def broken(seconds: float) -> None:
+        raise OSError("no such program")
+
+    monkeypatch.setitem(gpu.STAGES, "sanitizer", broken)
+    assert gpu.main([]) == 1
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert last == "gpu: build passed, test FAILED (2 failed), sanitizer FAILED (no such program), bench passed"
+
+
+def test_a_command_is_ended_with_its_children(gpu: Any, tmp_path: Path) -> None:
+    status, output = gpu.run([program(tmp_path, "echo begun\nsleep 60 &\nsleep 60\n")], 1.0)
+    assert (status, output) == (None, "begun\n")
+    assert gpu.judged(status, output) == ("FAILED", "out of time")
+    status, output = gpu.run([program(tmp_path, "echo $CONVKIT_LIBRARY\nexit 3\n")], 60)
+    assert status == 3 and output == f"{gpu.LIBRARY}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("echo '3 passed'", "passed"),
+        ("echo '========= Error: Device not supported'; exit 1", "not run"),
+        ("echo '========= ERROR SUMMARY: 4 errors'; exit 86", "FAILED"),
+    ],
+)
+def test_a_tool_that_refuses_is_no_failure_of_ours(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, verdict: str
+) -> None:
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: program(tmp_path, text + "\n"))
+    outcome = gpu.sanitizer(60)
+    assert outcome.verdict == verdict and "memcheck" in outcome.note and "racecheck" in outcome.note
+
+
+def test_results_are_kept_by_gpu_and_day(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "FOLDER", tmp_path / "build")
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    commands: list[list[str]] = []
+
+    def run(command: list[str], seconds: float) -> tuple[int, str]:
+        commands.append(command)
+        if "--json" in command:
+            Path(command[command.index("--json") + 1]).write_text(json.dumps({"about": {"gpu": "NVIDIA H200"}}))
+        return ("float32" in command and "--tf32" not in command), ""
+
+    monkeypatch.setattr(gpu, "run", run)
+    outcome = gpu.bench(300)
+    assert outcome.verdict == "FAILED" and "float32: a wrong result or an error; bench/results/nvidia" in outcome.note
+    (kept,) = (tmp_path / "bench" / "results").iterdir()
+    assert re.fullmatch(r"nvidia-h200-\d{4}-\d\d-\d\d\.json", kept.name)
+    assert list(json.loads(kept.read_text())["runs"]) == ["bfloat16", "float32", "float32 with TF32"]
+    from bench.run import parse
+
+    for command in commands[:-1]:
+        parse(command[command.index("bench.run") + 1 :])
+
+
+def test_the_stages_of_make_are_the_tools(gpu: Any) -> None:
+    text = (ROOT / "Makefile").read_text()
+    assert re.search(r"^GPU_STAGES = (.*)$", text, re.MULTILINE)[1].split() == [f"gpu-{name}" for name in gpu.STAGES]  # type: ignore[index]
