@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import pytest
 import torch
 
-from convkit.backends.base import Backend
+from convkit import backends
+from convkit.backends import gpu
+from convkit.backends.base import RAW_OPS, Backend
+from convkit.problem import adaptive_pool_spec
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 from convkit.testing.simt import Simt
+from convkit.testing.tolerances import ACCUMULATE, LP_SLOPE, gamma, unit_roundoff
 from tests.test_raw_ops import assert_right, combinations
+
+INF, NAN = float("inf"), float("nan")
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +33,7 @@ def simt() -> Simt:
 
 def check(call: Call, simt: Simt, reference: Backend) -> None:
     """Right under two orders of threads, with the same bits: nothing depends on which thread comes first."""
-    if simt.supports(call.op, call.dtype, torch.device("cpu"), call.spec) is not None:  # no GPU kernel yet
+    if simt.supports(call.op, call.dtype, torch.device("cpu"), call.spec) is not None:
         return
     assert_right(call, simt, reference)
     first = call.run(simt)
@@ -47,10 +55,129 @@ def test_simt_transposed(case: TransposedCase, dtype: torch.dtype, layout: str, 
         check(call, simt, reference)
 
 
-@pytest.mark.parametrize(("case", "dtype", "layout"), combinations(POOLS))
+def quick(cases: tuple[Any, ...], long: tuple[str, ...]) -> list[Any]:
+    """All combinations, but of long cases only float32 in the two dense layouts."""
+    return [
+        p
+        for p in combinations(cases)
+        if p.values[0].name not in long
+        or (p.values[1] == torch.float32 and p.values[2] in ("contiguous", "channels_last"))
+    ]
+
+
+LONG_WINDOWS = tuple(case.name for case in POOLS if case.name.startswith("offsets_"))
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), quick(POOLS, LONG_WINDOWS))
 def test_simt_pool(case: PoolCase, dtype: torch.dtype, layout: str, simt: Simt, reference: Backend) -> None:
+    dense = layout in ("contiguous", "channels_last")
     for call in pool_calls(case, dtype, reference, layout):
+        # Lp and stochastic pooling read tensors as max_pool does: strange layouts are its part.
+        if dense or not call.op.startswith(("lp", "stochastic")):
+            check(call, simt, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), quick(INDICES, ("few_planes", "long_random", "long_run")))
+def test_simt_flat_indices(case: IndexCase, dtype: torch.dtype, layout: str, simt: Simt, reference: Backend) -> None:
+    for call in index_calls(case, dtype, layout):
         check(call, simt, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), combinations(FRACTIONAL))
+def test_simt_fractional(case: FractionalCase, dtype: torch.dtype, layout: str, simt: Simt, reference: Backend) -> None:
+    for call in fractional_calls(case, dtype, layout) + fractional_calls(case, dtype, layout, exact=True):
+        check(call, simt, reference)
+
+
+def test_simt_runs_every_operation(simt: Simt) -> None:
+    assert set(gpu.operations(simt.binary)) == set(RAW_OPS)
+
+
+# --- what the catalogue does not show ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_simt_draws_and_expects_with_the_bits_of_the_cpu(dtype: torch.dtype, channels_last: bool, simt: Simt) -> None:
+    native, spec = backends.get("native"), PoolCase("", "", (2, 5, 13, 14), 3, 2, 1).spec
+    g = torch.Generator().manual_seed(5)
+    exponents = torch.randint(-20, 20, (2, 5, 13, 14), generator=g)  # so that the order of a sum shows
+    x = (torch.randn(2, 5, 13, 14, generator=g, dtype=torch.float64) * 2.0**exponents).to(dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    for seed in range(4):
+        number = torch.tensor(seed << 40 | 7)
+        for ours, theirs in zip(*(b.stochastic_pool(x, number, spec, channels_last) for b in (simt, native))):
+            assert torch.equal(ours, theirs)
+    y = simt.stochastic_mean(x, spec, channels_last)
+    assert torch.equal(y, native.stochastic_mean(x, spec, channels_last))
+    dy = torch.randn(y.shape, generator=g).to(dtype)
+    ours, theirs = (b.stochastic_mean_bwd(dy, x, y, spec, channels_last) for b in (simt, native))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 2.5, 1.7, 0.5, -0.5, -1, -2, INF, -INF])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=lambda d: str(d)[6:])
+def test_simt_powers_of_special_values(dtype: torch.dtype, p: float, simt: Simt, reference: Backend) -> None:
+    """Where sums overflow, vanish or are none: as the CPU kernels; a norm as the reference in float64, which loses
+    nothing. The exponent comes either way."""
+    native, spec = backends.get("native"), PoolCase("", "", (1, 1, 4), 2, 2).spec
+    info = torch.finfo(dtype)
+    special = [0.0, -0.0, 1.0, -1.0, 2.0, -3.0, INF, -INF, NAN, info.max / 8, -info.max / 9, info.smallest_normal]
+    x = torch.tensor([[[a, b] for a in special for b in special]], dtype=dtype).view(1, 1, -1)
+    u, bound = 2 * unit_roundoff(dtype), gamma(2 + LP_SLOPE, unit_roundoff(ACCUMULATE[dtype]))
+    for norm in (False, True):
+        for exponent in (None, torch.tensor(p, dtype=torch.float64)):
+            other, wide = (reference, x.double()) if norm else (native, x)
+            power: Any = (exponent, spec, 0.0 if exponent is not None else float(p), norm, False)
+            y, expected = simt.lp_pool(x, *power), other.lp_pool(wide, *power).to(dtype)
+            allowed = bound * max(1, 1 / abs(p)) + u
+            torch.testing.assert_close(y, expected, rtol=allowed, atol=info.tiny, equal_nan=True)
+            if dtype == torch.float16:  # its rounded results are no roots of its elements
+                continue
+            y = other.lp_pool(wide, *power)
+            dx = simt.lp_pool_bwd(torch.ones_like(expected), x, expected, *power)
+            slope = other.lp_pool_bwd(torch.ones_like(y), wide, expected.to(y.dtype), *power)
+            slope = slope.clamp(-info.max, info.max) if norm else slope  # a norm's gradient is finite
+            allowed, some = bound * max(1, abs(p - 1) if abs(p) < INF else 1) + u, ~x.isnan()
+            torch.testing.assert_close(dx[some], slope[some].to(dtype), rtol=allowed, atol=info.tiny, equal_nan=True)
+
+
+def test_simt_finds_an_invalid_index(simt: Simt) -> None:
+    x, indices = torch.ones(1, 2, 3, 4), torch.zeros(1, 2, 3, 4, dtype=torch.int64)
+    for wrong in (-1, 20, 2**63 - 1):
+        indices[0, 1, 2, 0] = wrong
+        with pytest.raises(RuntimeError, match=f"Found an invalid max index: {wrong}"):
+            simt.max_unpool(x, indices, (4, 5), False)
+
+
+@pytest.mark.parametrize("channels", [3, 32])
+def test_simt_an_offset_beyond_a_small_adaptive_window_names_nothing(channels: int, simt: Simt) -> None:
+    """Windows [0, 2), [1, 4) and [3, 5) of 5 elements: tap 2 belongs to the second alone."""
+    spec = adaptive_pool_spec((5,), (3,))
+    x = torch.rand(2, 5, channels).transpose(1, 2) + 1
+    offsets = torch.full((2, 3, channels), 2, dtype=torch.uint8).transpose(1, 2)
+    got = simt.pool_select(x, offsets, spec, True)
+    assert torch.equal(got[..., 1], x[..., 3]) and not got[..., 0].any() and not got[..., 2].any()
+    assert simt.pool_indices(offsets, (5,), spec, True)[1, 2].tolist() == [-1, 3, -1]
+    dx = simt.pool_select_bwd(got, offsets, (5,), spec, True)
+    assert torch.equal(dx[..., 3], got[..., 1]) and dx.count_nonzero() == 2 * channels
+
+
+@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_simt_packs_only_what_is_aligned(dtype: torch.dtype, start: int, simt: Simt, reference: Backend) -> None:
+    """Channels that are neighbours, of a tensor that begins `start` elements after a multiple of 16 bytes."""
+    case = PoolCase("", "", (2, 16, 6, 7), 3, 2, 1)
+    for call in pool_calls(case, dtype, reference, "channels_last"):
+        check(Call(call.op, {k: shifted(a, start) for k, a in call.arguments.items()}), simt, reference)
+
+
+def shifted(a: object, start: int) -> object:
+    if not isinstance(a, torch.Tensor) or a.dim() == 0:
+        return a
+    memory = torch.empty(a.numel() + start, dtype=a.dtype)
+    return memory.as_strided(a.shape, a.stride(), start).copy_(a)
 
 
 # --- planted faults -------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
 // Elements that are not positive, and padding, count as 0; a window whose sum is 0 gives 0 and chooses nothing.
 // V is a scalar or a vector of A, one window per lane, K the integer of its width. `window(f)` calls f(V x, K tap)
 // for every tap in row major order, and may be called more than once. Sums add in that order, one element at a
-// time: a sum, and with it a choice, then has the same bits wherever it is computed. Compile without contraction
-// of products and sums.
+// time: a sum, and with it a choice, then has the same bits wherever it is computed. C++ is compiled without
+// contraction of products and sums.
 #pragma once
 
 #include <limits>
@@ -57,6 +57,19 @@ CONVKIT_INLINE void stochastic_search(const Window& window, V threshold, V& y, K
   });
 }
 
+// A product that rounds on its own. CPU files are compiled without contraction; nvcc is told here.
+template <typename V>
+CONVKIT_INLINE V rounded_product(V a, V b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(V) == sizeof(double))
+    return __dmul_rn(a, b);
+  else
+    return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // Bits of the exponent of A's numbers.
 template <typename A>
 struct ExponentBits;
@@ -83,12 +96,24 @@ CONVKIT_INLINE V stochastic_expectation(const Window& window) {
   const V unscale = bit_cast<V>(exponent), scale = bit_cast<V>((Bits::kFields - 1) * Bits::kStep - exponent);
   V sum{}, squares{};
   window([&](V x, K) __attribute__((always_inline)) {
-    const V w = stochastic_weight(x) * scale;
+    const V w = rounded_product(stochastic_weight(x), scale);
     sum = sum + w;
-    squares = squares + w * w;
+    squares = squares + rounded_product(w, w);
   });
   const V finite = V{} + std::numeric_limits<A>::max();
   return sum <= V{} ? V{} : (squares > finite ? squares : squares / sum * unscale);
+}
+
+// The gradient of the expectation y in one element x of its window, where x is positive. Where the sum is 0 the
+// quotient is NaN, but no element of the window is positive.
+template <typename V>
+CONVKIT_INLINE V stochastic_share(V dy, V x, V y, V sum) {
+  return rounded_product(dy, (x - y + x) / sum);  // x + x could overflow
+}
+
+template <typename V>
+CONVKIT_INLINE V where_positive(V x, V gradient) {
+  return x <= V{} ? V{} : gradient;
 }
 
 }  // namespace CONVKIT_ISA

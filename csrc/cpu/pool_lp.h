@@ -15,21 +15,6 @@ namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
-// Which powers have a shorter way than `power`.
-enum class Degree { kOne, kTwo, kThree, kAny };
-
-// Squares and cubes of floats within these bounds, and sums of them, are as exact as their elements.
-template <typename A>
-struct SafeRange;
-template <>
-struct SafeRange<float> {
-  static constexpr float least = 0x1p-100f, most = 0x1p100f;
-};
-template <>
-struct SafeRange<double> {
-  static constexpr double least = 0x1p-900, most = 0x1p900;
-};
-
 // All a task needs to know of the power, in the type of its sums.
 template <typename T>
 struct LpNumbers {
@@ -65,7 +50,7 @@ struct LpNumbers {
     } else {
       n.window = static_cast<A>(volume(problem.kernel));
       n.dead = exact < 0 ? inf : A{0};
-      if (sizeof(T) == 2) n.overflow = __is_same(T, float16) ? A{65520} : static_cast<A>(0x1.ffp127);
+      n.overflow = overflowing_sum<T>();
     }
     return n;
   }
@@ -225,10 +210,10 @@ struct Constant {
 };
 template <typename F>
 CONVKIT_INLINE Status visit_degree(const LpPower& power, const F& f) {
-  const double p = lp_exponent(power);
-  if (p == 1) return f(Constant<Degree::kOne>{});
-  if (p == 2) return f(Constant<Degree::kTwo>{});
-  if (p == 3) return f(Constant<Degree::kThree>{});
+  const Degree degree = degree_of(lp_exponent(power));
+  if (degree == Degree::kOne) return f(Constant<Degree::kOne>{});
+  if (degree == Degree::kTwo) return f(Constant<Degree::kTwo>{});
+  if (degree == Degree::kThree) return f(Constant<Degree::kThree>{});
   return f(Constant<Degree::kAny>{});
 }
 

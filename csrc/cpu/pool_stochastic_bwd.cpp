@@ -6,6 +6,7 @@
 //           written once, and its windows are added in row major order.
 // Memory    along w: the row of x and its gradient, split by phase as in pool_staging.h, and one row of dy, y and sums
 // Limits    floating dtypes. Compiled without contraction, as the sums are.
+#include "core/stochastic_ops.h"
 #include "cpu/pool_channels.h"
 #include "cpu/pool_kernels.h"
 #include "cpu/pool_staging.h"
@@ -13,17 +14,6 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
-
-// What window o gives an element x. Where the sum is 0 the quotient is NaN, but no element of the window is positive.
-template <typename V>
-CONVKIT_INLINE V share(V dy, V x, V y, V sum) {
-  return dy * ((x - y + x) / sum);  // x + x could overflow
-}
-
-template <typename V>
-CONVKIT_INLINE V where_positive(V x, V gradient) {
-  return x <= V{} ? V{} : gradient;
-}
 
 template <typename T>
 struct ChannelGradient {
@@ -54,9 +44,9 @@ struct ChannelGradient {
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t k = t.begin[w]; k < t.begin[w + 1]; ++k) {
             const int64_t r = t.window[k];
-            sum = sum + share(load_vec(data<T>(dy) + t.row_dy[i] + r * dy.stride[kW] + c), element,
-                              load_vec(data<T>(y) + t.row_offsets[i] + r * y.stride[kW] + c),
-                              load_vec(data<A>(sums) + s.row_dy[i] + r * sums.stride[kW] + c));
+            sum = sum + stochastic_share(load_vec(data<T>(dy) + t.row_dy[i] + r * dy.stride[kW] + c), element,
+                                         load_vec(data<T>(y) + t.row_offsets[i] + r * y.stride[kW] + c),
+                                         load_vec(data<A>(sums) + s.row_dy[i] + r * sums.stride[kW] + c));
           }
         store_vec(to + c, where_positive(element, sum));
       }
@@ -113,8 +103,8 @@ struct RowGradient {
       const A* from = elements + at;
       A* to = gradient + at;
       for (int64_t r = 0; r < windows; r += kLanes)
-        store_vec(to + r,
-                  load_vec(to + r) + share(load_vec(dys + r), load_vec(from + r), load_vec(ys + r), load_vec(ss + r)));
+        store_vec(to + r, load_vec(to + r) + stochastic_share(load_vec(dys + r), load_vec(from + r), load_vec(ys + r),
+                                                              load_vec(ss + r)));
     }
   }
 

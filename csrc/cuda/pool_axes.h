@@ -1,8 +1,9 @@
-// The windows of a pooling in the 32-bit integers that GPU kernels count positions in.
+// The windows of a pooling in the 32-bit integers that GPU kernels count positions in, and the loops over them.
 #pragma once
 
 #include "core/pool_window.h"
 #include "core/status.h"
+#include "cuda/walk.h"
 
 namespace convkit::cuda {
 
@@ -31,5 +32,48 @@ inline bool narrow(const PoolProblem& p, PoolAxes* axes) {
 }
 
 constexpr Status kTooWide{"GPU kernels of pooling count positions in 32 bits"};
+constexpr Status kFloatingOnly{"GPU kernels of pooling have floating dtypes only"};
+
+CONVKIT_DEVICE int64_t offset(const TensorView& t, int64_t n, int64_t c, const Window& at) {
+  return offset(t, n, c, at.d, at.h, at.w);
+}
+
+// The elements of one window that lie in the input.
+struct Box {
+  Taps1d<int32_t> d, h, w;
+};
+CONVKIT_DEVICE Box box_of(const PoolAxes& p, const Window& window) {
+  return Box{tap_range(p.d, window.d), tap_range(p.h, window.h), tap_range(p.w, window.w)};
+}
+
+// Calls f(element, tap) for each of them in row-major order; `element` is its distance from (n, c, 0, 0, 0) of x.
+template <typename F>
+CONVKIT_DEVICE void for_taps(const PoolAxes& p, const Box& box, const TensorView& x, const F& f) {
+  const int64_t first = box.w.start * x.stride[kW], step = p.w.dilation * x.stride[kW];
+  for (int32_t a = box.d.begin; a < box.d.end; ++a)
+    for (int32_t b = box.h.begin; b < box.h.end; ++b) {
+      const int64_t row =
+          first + (box.d.start + a * p.d.dilation) * x.stride[kD] + (box.h.start + b * p.h.dilation) * x.stride[kH];
+      for (int32_t s = box.w.begin; s < box.w.end; ++s) f(row + s * step, p.number(a, b, s));
+    }
+}
+
+// What a mean of this window's elements divides their sum by.
+template <typename A>
+CONVKIT_DEVICE A divisor_of(const PoolAxes& p, const Window& window) {
+  if (p.divisor_override != 0) return static_cast<A>(p.divisor_override);
+  return static_cast<A>(divisor_taps(p.d, p.count_include_pad, window.d)) *
+         static_cast<A>(divisor_taps(p.h, p.count_include_pad, window.h)) *
+         static_cast<A>(divisor_taps(p.w, p.count_include_pad, window.w));
+}
+
+// Calls f(window) for each window that reads the element `at`, in row-major order.
+template <typename F>
+CONVKIT_DEVICE void for_windows(const PoolAxes& p, const Window& at, const F& f) {
+  for_readers(p.d, at.d, [&](int32_t o, int32_t) {
+    for_readers(p.h, at.h,
+                [&](int32_t q, int32_t) { for_readers(p.w, at.w, [&](int32_t r, int32_t) { f(Window{o, q, r}); }); });
+  });
+}
 
 }  // namespace convkit::cuda

@@ -4,14 +4,13 @@
 //           pool_select_bwd  dx[i] = sum over the windows o whose offset names i of dy[o]
 // Layout    any strides; packs of 16 bytes of channels that are neighbours
 // Mapping   a thread makes one element of dx, or one pack of channels, in the order of dx's memory, and visits the
-// windows
-//           that read it in row-major order
+//           windows that read it in row-major order
 // Memory    dy and offsets are read through the cache, about kernel / stride times each
 // Limits    floating dtypes; 2^31 elements of dx per image
 #include "cuda/device/pack.h"
 #include "cuda/pool_axes.h"
 #include "cuda/pool_kernels.h"
-#include "cuda/walk.h"
+#include "cuda/pool_offsets.h"
 
 namespace convkit::cuda {
 namespace {
@@ -42,11 +41,11 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) pool_gather(const A
           const auto pack = load_pack<T, kCount>(data<T>(g.dy) + offset(g.dy, n, c, o, q, r));
           if constexpr (kSelect) {
             const int32_t tap = p.number(a, b, s);
-            const int64_t where = offset(g.offsets, n, c, o, q, r);
+            int32_t chosen[kCount];
+            load_offsets<kCount>(g.offsets, offset(g.offsets, n, c, o, q, r), g.offset_bytes, chosen);
             CONVKIT_UNROLL
             for (int j = 0; j < kCount; ++j)
-              if (load_tap(g.offsets.data, where + j * g.offsets.stride[kC], g.offset_bytes) == tap)
-                sum[j] += load(&pack.v[j]);
+              if (chosen[j] == tap) sum[j] += load(&pack.v[j]);
           } else {
             const A divisor = divisor_h * taps(p.w, r);
             CONVKIT_UNROLL
@@ -73,11 +72,12 @@ Status run_packs(const Adjoint& g) {
 template <bool kSelect>
 Status run(const Adjoint& g) {
   if (numel(g.dx) == 0) return kOk;
-  Status status{"pooling has floating point kernels only"};
+  Status status = kFloatingOnly;
   visit_floating(g.dy.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     constexpr int kCount = kPackCount<T>;
-    const bool packs = packs_fit(g.dy, kCount, sizeof(T)) && packs_fit(g.dx, kCount, sizeof(T));
+    const bool packs = packs_fit(g.dy, kCount, sizeof(T)) && packs_fit(g.dx, kCount, sizeof(T)) &&
+                       (!kSelect || packs_fit(g.offsets, kCount, g.offset_bytes));
     status = packs ? run_packs<T, kSelect, kCount>(g) : run_packs<T, kSelect, 1>(g);
   });
   return status;

@@ -1,13 +1,14 @@
 // pool_select and pool_indices: what window offsets name.
 //
 // Computes  pool_select   y[o] = x[start(o) + tap(offset[o]) * dilation];  pool_indices: its flat position in the plane
-// Layout    any strides
-// Mapping   a thread follows one offset, in the order of the result's memory
+// Layout    any strides. Offsets and results move in packs of 16 bytes of results where channels are neighbours.
+// Mapping   a thread follows one offset, or those of one pack of channels, in the order of the result's memory
 // Memory    one read by offset, from a window that its neighbours read too
-// Limits    2^31 offsets per image; an offset that names no tap, or one in the padding, selects 0 and has index -1
+// Limits    2^31 offsets per image; an offset that names no tap of its window, or one in the padding, selects 0 and has
+//           index -1
 #include "cuda/pool_axes.h"
 #include "cuda/pool_kernels.h"
-#include "cuda/walk.h"
+#include "cuda/pool_offsets.h"
 
 namespace convkit::cuda {
 namespace {
@@ -16,69 +17,93 @@ struct Select {
   PoolAxes axes;
   TensorView x, offsets, result;
   int64_t offset_bytes;
+  Divider kernel_w, kernel_h;
 };
 
-// Where tap number `*tap` of a window reads along one dimension, the number being the remainder of slower dimensions'
-// afterwards; false if outside.
-CONVKIT_DEVICE bool locate(const WindowAxis<int32_t>& axis, int32_t o, int32_t* tap, int32_t* position) {
-  *position = window_start(axis, o) + *tap % axis.kernel * axis.dilation;
-  *tap /= axis.kernel;
-  return *position >= 0 && *position < axis.in;
+CONVKIT_DEVICE bool inside(const Taps1d<int32_t>& t, int32_t tap) { return tap >= t.begin && tap < t.end; }
+
+// Where tap number `tap` of the window reads; false if nowhere.
+CONVKIT_DEVICE bool locate(const Select& g, const Box& box, int32_t tap, Window* from) {
+  if (tap < 0) return false;
+  const int32_t w = g.kernel_w.take(&tap), h = g.kernel_h.take(&tap);
+  *from = Window{box.d.start + tap * g.axes.d.dilation, box.h.start + h * g.axes.h.dilation,
+                 box.w.start + w * g.axes.w.dilation};
+  return inside(box.d, tap) && inside(box.h, h) && inside(box.w, w);
 }
 
-template <typename F>
-CONVKIT_DEVICE void for_chosen(const Select& g, const Walk& walk, const F& f) {
-  const PoolAxes& p = g.axes;
+// result[o] = of(n, c, found, element) in packs of kCount channels.
+template <typename T, int kCount, typename F>
+CONVKIT_DEVICE void for_chosen(const Select& g, const Walk& walk, const F& of) {
   int64_t c;
   Window window;
-  if (!walk.find(1, &c, &window)) return;
+  if (!walk.find(kCount, &c, &window)) return;
+  const Box box = box_of(g.axes, window);
   for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
-    const int64_t at = offset(g.offsets, n, c, window.d, window.h, window.w);
-    int32_t tap = static_cast<int32_t>(load_tap(g.offsets.data, at, g.offset_bytes));
-    Window from;
-    const bool found = tap >= 0 && locate(p.w, window.w, &tap, &from.w) && locate(p.h, window.h, &tap, &from.h) &&
-                       locate(p.d, window.d, &tap, &from.d) && tap == 0;
-    f(n, c, offset(g.result, n, c, window.d, window.h, window.w), found, from);
+    int32_t taps[kCount];
+    load_offsets<kCount>(g.offsets, offset(g.offsets, n, c, window), g.offset_bytes, taps);
+    Pack<T, kCount> pack;
+    CONVKIT_UNROLL
+    for (int j = 0; j < kCount; ++j) {
+      Window from;
+      const bool found = locate(g, box, taps[j], &from);
+      pack.v[j] = of(n, c + j, found, from);
+    }
+    store_pack(data<T>(g.result) + offset(g.result, n, c, window), pack);
   }
 }
 
-template <typename T>
+template <typename T, int kCount>
 __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) pool_select_elements(const Select g, const Walk walk) {
-  for_chosen(g, walk, [&](int64_t n, int64_t c, int64_t to, bool found, const Window& from) {
-    data<T>(g.result)[to] = found ? data<T>(g.x)[offset(g.x, n, c, from.d, from.h, from.w)] : T{};
+  for_chosen<T, kCount>(g, walk, [&](int64_t n, int64_t c, bool found, const Window& from) {
+    return found ? data<T>(g.x)[offset(g.x, n, c, from)] : T{};
   });
 }
 
+template <typename T, int kCount>
 __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) pool_select_indices(const Select g, const Walk walk) {
-  for_chosen(g, walk, [&](int64_t, int64_t, int64_t to, bool found, const Window& from) {
-    const int64_t row = static_cast<int64_t>(from.d) * g.axes.h.in + from.h;
-    data<int64_t>(g.result)[to] = found ? row * g.axes.w.in + from.w : -1;
+  for_chosen<T, kCount>(g, walk, [&](int64_t, int64_t, bool found, const Window& from) {
+    const T row = static_cast<T>(from.d) * g.axes.h.in + from.h;
+    return found ? row * g.axes.w.in + from.w : T{-1};
   });
 }
 
-template <typename Kernel>
-Status run(Kernel kernel, const Select& g) {
+// One of two kernels: with packs of kCount results, or with single ones.
+template <typename T>
+Status run(void (*packed)(Select, Walk), void (*single)(Select, Walk), const Select& g) {
+  constexpr int kCount = kPackCount<T>;
+  const bool packs = packs_fit(g.result, kCount, sizeof(T)) && packs_fit(g.offsets, kCount, g.offset_bytes);
   const char* refusal;
-  const Walk walk = walk_over(g.result, 1, &refusal);
+  const Walk walk = walk_over(g.result, packs ? kCount : 1, &refusal);
   if (refusal != nullptr) return {refusal};
-  return launch(kernel, grid_of(walk), Select(g), Walk(walk));
+  return launch(packs ? packed : single, grid_of(walk), Select(g), Walk(walk));
+}
+
+bool select_of(const PoolProblem& p, Select* g) {
+  if (!narrow(p, &g->axes)) return false;
+  g->kernel_w = Divider(p.kernel[2]);
+  g->kernel_h = Divider(p.kernel[1]);
+  return true;
 }
 
 }  // namespace
 
 Status pool_select(const PoolProblem& p, const TensorView& x, const TensorView& offsets, const TensorView& y) {
   if (numel(y) == 0) return kOk;
-  Select g{{}, x, offsets, y, offset_bytes(p)};
-  if (!narrow(p, &g.axes)) return kTooWide;
-  Status status{"pooling has floating point kernels only"};
-  visit_floating(x.dtype, [&](auto t) { status = run(pool_select_elements<typename decltype(t)::type>, g); });
+  Select g{{}, x, offsets, y, offset_bytes(p), {}, {}};
+  if (!select_of(p, &g)) return kTooWide;
+  Status status = kFloatingOnly;
+  visit_floating(x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    status = run<T>(pool_select_elements<T, kPackCount<T>>, pool_select_elements<T, 1>, g);
+  });
   return status;
 }
 
 Status pool_indices(const PoolProblem& p, const TensorView& offsets, const TensorView& indices) {
   if (numel(indices) == 0) return kOk;
-  Select g{{}, TensorView{}, offsets, indices, offset_bytes(p)};
-  return narrow(p, &g.axes) ? run(pool_select_indices, g) : kTooWide;
+  Select g{{}, TensorView{}, offsets, indices, offset_bytes(p), {}, {}};
+  if (!select_of(p, &g)) return kTooWide;
+  return run<int64_t>(pool_select_indices<int64_t, kPackCount<int64_t>>, pool_select_indices<int64_t, 1>, g);
 }
 
 }  // namespace convkit::cuda

@@ -26,6 +26,15 @@ const Launchers& launchers() {
     t.pool_indices = pool_indices;
     t.avg_pool = avg_pool;
     t.avg_pool_bwd = avg_pool_bwd;
+    t.lp_pool = lp_pool;
+    t.lp_pool_bwd = lp_pool_bwd;
+    t.stochastic_pool = stochastic_pool;
+    t.stochastic_mean = stochastic_mean;
+    t.stochastic_mean_bwd = stochastic_mean_bwd;
+    t.max_unpool = max_unpool;
+    t.plane_gather = plane_gather;
+    t.plane_scatter = plane_scatter;
+    t.fractional_max_pool = fractional_max_pool;
     each_operation(&t, RefuseIfEmpty{});
     return t;
   }();

@@ -284,6 +284,21 @@ unsigned warp_vote(unsigned mask, bool vote, const char* site) {
   return static_cast<unsigned>(machine.running->value);
 }
 
+unsigned warp_match(unsigned mask, uint64_t value, const char* site) {
+  if (Warp* warp = meet(mask, value, 0, site)) {
+    uint64_t values[kWarp] = {};
+    for_lanes(mask, [&](Thread& lane, int i) { values[i] = lane.value; });
+    for_lanes(mask, [&](Thread& lane, int i) {
+      uint64_t same = 0;
+      for (int other = 0; other < kWarp; ++other)
+        same |= uint64_t{(mask >> other & 1u) != 0 && values[other] == values[i]} << other;
+      lane.value = same;
+    });
+    part(warp, mask);
+  }
+  return static_cast<unsigned>(machine.running->value);
+}
+
 void copy_async(void* shared, const void* source, int size, int bytes) {
   Thread& self = *machine.running;
   const auto to = reinterpret_cast<uintptr_t>(shared), base = reinterpret_cast<uintptr_t>(machine.shared.get());

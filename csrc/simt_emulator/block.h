@@ -46,6 +46,8 @@ void block_barrier(const char* site);
 // own; outside of the mask: NaN), or brings a vote and gets the set of lanes that voted for.
 uint64_t warp_shuffle(unsigned mask, uint64_t value, int from, const char* site);
 unsigned warp_vote(unsigned mask, bool vote, const char* site);
+// The set of lanes that bring the same value.
+unsigned warp_match(unsigned mask, uint64_t value, const char* site);
 
 // cp.async: `bytes` from `source` and zeros after them, `size` (4, 8 or 16) in all.
 void copy_async(void* shared, const void* source, int size, int bytes);

@@ -34,6 +34,9 @@ using dim3 = convkit::simt::Size;
 #define __ballot_sync(mask, predicate) ::convkit::simt::warp_vote(mask, predicate, CONVKIT_SITE)
 #define __any_sync(mask, predicate) (::convkit::simt::warp_vote(mask, predicate, CONVKIT_SITE) != 0)
 #define __all_sync(mask, predicate) (::convkit::simt::warp_vote(mask, predicate, CONVKIT_SITE) == (mask))
+#define __match_any_sync(mask, value) \
+  ::convkit::simt::warp_match(mask, static_cast<uint64_t>(static_cast<int64_t>(value)), CONVKIT_SITE)
+#define __popc(bits) __builtin_popcount(bits)
 #define __shfl_sync(mask, value, from) ::convkit::simt::shuffle(mask, value, static_cast<int>(from), CONVKIT_SITE)
 #define __shfl_xor_sync(mask, value, bits) \
   ::convkit::simt::shuffle(mask, value, static_cast<int>(::convkit::simt::lane()) ^ (bits), CONVKIT_SITE)
