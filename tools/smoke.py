@@ -37,8 +37,8 @@ def close(what: str, got: Tensor, expected: Tensor, terms: int) -> None:
 
 
 def draw(dtype: torch.dtype, *size: int) -> tuple[Tensor, Tensor]:
-    """A tensor and its float64 copy, which records gradients."""
-    x = torch.rand(size, dtype=dtype)
+    """A tensor of numbers above 0 and up to 1, and its float64 copy, which records gradients."""
+    x = 1 - torch.rand(size).mul(0.9).to(dtype)
     return x, x.double().requires_grad_()
 
 
