@@ -40,11 +40,12 @@ def move(t: Tensor, device: torch.device) -> Tensor:
 def filled_memory() -> Iterator[None]:
     """Within it torch fills fresh memory with NaN, so that elements that a kernel forgets show."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch.use_deterministic_algorithms sets this too, but imports the compiler, which takes seconds.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch._C._set_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class Elsewhere(Backend):
@@ -55,6 +56,9 @@ class Elsewhere(Backend):
 
     def __init__(self, backend: Backend, device: torch.device) -> None:
         self.name, self._backend, self._device = backend.name, backend, device
+
+    def algorithms(self) -> tuple[str, ...]:
+        return self._backend.algorithms()
 
     def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: Any) -> str | None:
         return self._backend.supports(op, dtype, self._device, spec)

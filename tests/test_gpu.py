@@ -19,6 +19,7 @@ from convkit import backends
 from convkit.autograd.conv import convolution, transposed_convolution
 from convkit.autograd.pool import average_pooling, max_pooling
 from convkit.backends.base import Backend
+from convkit.backends.native import Native
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, fractional_calls, index_calls
@@ -86,6 +87,29 @@ def test_flat_indices(place: Place, case: Any, dtype: torch.dtype, layout: str, 
 @catalogue(FRACTIONAL)
 def test_fractional_pool(place: Place, case: Any, dtype: torch.dtype, layout: str, reference: Backend) -> None:
     check(fractional_calls(case, dtype, layout) + fractional_calls(case, dtype, layout, exact=True), place, reference)
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_every_named_algorithm(place: Place, dtype: torch.dtype, reference: Backend) -> None:
+    """An algorithm named by its number runs and is right, or refuses with words."""
+    cases = CONVOLUTIONS if place.is_gpu else CONVOLUTIONS[::ON_EMULATOR]
+    assert isinstance(place.backend, Native)
+    ran = set()
+    for name in place.backend.algorithms_of(place.device.type):
+        number = place.backend.algorithms().index(name) + 1
+        for case in cases:
+            for layout in ("contiguous", "channels_last"):
+                for call in conv_calls(case, dtype, layout)[:4]:
+                    named = call.replace(spec=case.spec._replace(algorithm=number))
+                    try:
+                        named.run(place.from_cpu)
+                    except RuntimeError as refusal:
+                        assert "convkit: " in str(refusal)
+                        continue
+                    assert_right(named, place.from_cpu, reference)
+                    ran.add(name)
+    assert "conv_direct" in ran
 
 
 # --- derivatives --------------------------------------------------------------------------------------------------
