@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import zlib
 
 import pytest
@@ -16,6 +17,11 @@ _M_PERTURB, _M_MMAP_THRESHOLD = -6, -3
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not torch.cuda.is_available():
+        # Read once, when the kernels are defined: they then run on CPU tensors. Not for the processes that tests start.
+        os.environ["TRITON_INTERPRET"] = "1"
+        backends.get("triton").available()
+        del os.environ["TRITON_INTERPRET"]
     # glibc then fills fresh memory with 0x7f bytes (3.4e38 as float32, NaN as float16) and serves all but huge
     # blocks from the heap, where this applies: an output element that a kernel forgets shows, and so does
     # scratch memory that it reads before writing. tests/test_teeth.py checks that this works.

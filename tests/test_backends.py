@@ -94,7 +94,9 @@ def test_nothing_can_run_it() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="unknown backend 'cudnn': must be one of 'native', 'reference', 'aten'"):
+    with pytest.raises(
+        ValueError, match="unknown backend 'cudnn': must be one of 'native', 'triton', 'reference', 'aten'"
+    ):
         convkit.backend("cudnn")
     with pytest.raises(ValueError, match="unknown backend"):
         chosen(backend="cudnn")

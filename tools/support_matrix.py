@@ -5,6 +5,7 @@ With --check nothing is written; the exit status is 1 if the page is not what th
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 PAGE = ROOT / "docs" / "support.md"
+os.environ.pop("TRITON_INTERPRET", None)  # the page shows what kernels are made for
 
 from convkit import backends  # noqa: E402 - found by the path above
 from convkit.backends import gpu  # noqa: E402 - likewise
@@ -26,6 +28,7 @@ DTYPES = (
     *(torch.complex64, torch.complex128),
 )
 CPU = torch.device("cpu")
+DEVICES = {"triton": torch.device("cuda")}  # where a backend's tensors are; the others': CPU
 
 
 def spec_of(op: str, dims: int, padding_mode: int = 0) -> ConvSpec | PoolSpec:
@@ -43,7 +46,8 @@ def short(dtype: torch.dtype) -> str:
 
 def dimensions(backend: backends.Backend, op: str, dtype: torch.dtype) -> str:
     """The numbers of spatial dimensions that a backend offers, such as ``1 2 3``; ``-`` for none."""
-    offered = [d for d in (1, 2, 3) if backend.supports(op, dtype, CPU, spec_of(op, d)) is None]
+    device = DEVICES.get(backend.name, CPU)
+    offered = [d for d in (1, 2, 3) if backend.supports(op, dtype, device, spec_of(op, d)) is None]
     return " ".join(map(str, offered)) or "-"
 
 
@@ -56,8 +60,10 @@ def page() -> str:
         "",
         "Every operation on CPU tensors, by backend and dtype: the numbers of spatial dimensions it takes, or `-`.",
         "Operands may have any strides; results are contiguous or, in 2 and 3 dimensions, channels last. `native` are",
-        "the compiled kernels, `reference` is plain PyTorch (the oracle), `aten` PyTorch's own operators (never chosen",
-        "automatically). What runs tensors on a GPU is said below; tensors elsewhere are computed by `reference`.",
+        "the compiled kernels, `reference` is plain PyTorch (the oracle), `aten` PyTorch's own operators. `triton` are",
+        "kernels for CUDA tensors alone: tests run them in Triton's interpreter, and no GPU has run them. `triton` and",
+        "`aten` are never chosen automatically. What runs tensors on a GPU is said below; tensors elsewhere are",
+        "computed by `reference`.",
         "PyTorch pools no complex numbers, and averages no integers but int64. `convkit.explain` gives the reasons.",
         "",
         "| operation | backend | " + " | ".join(map(short, DTYPES)) + " |",
@@ -71,10 +77,9 @@ def page() -> str:
     lines += ["", "## Padding modes of the convolutions", "", "| backend | " + " | ".join(PADDING_MODES) + " |"]
     lines.append("|---" * (1 + len(PADDING_MODES)) + "|")
     for name in backends.names():
-        answers = [
-            backends.get(name).supports("conv_fprop", torch.float32, CPU, spec_of("conv", 2, mode)) or "yes"
-            for mode in range(len(PADDING_MODES))
-        ]
+        device = DEVICES.get(name, CPU)
+        specs = [spec_of("conv", 2, mode) for mode in range(len(PADDING_MODES))]
+        answers = [backends.get(name).supports("conv_fprop", torch.float32, device, spec) or "yes" for spec in specs]
         lines.append(f"| {name} | " + " | ".join(answers) + " |")
     lines += [
         "",

@@ -15,19 +15,19 @@ from convkit.backends.layout import OFFSET_DTYPES, result_strides
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, offset_bytes, pool_output_size
 
 
-def _unpack(packed: Sequence[int], lists: int) -> tuple[list[tuple[int, ...]], list[int]]:
+def unpack(packed: Sequence[int], lists: int) -> tuple[list[tuple[int, ...]], list[int]]:
     """The spatial lists and the scalars that follow them: the inverse of problem.pack_conv and pack_pool."""
     n = int(packed[0])
     return [tuple(packed[1 + i * n : 1 + (i + 1) * n]) for i in range(lists)], list(packed[1 + lists * n :])
 
 
 def _conv(packed: Sequence[int]) -> tuple[ConvSpec, bool]:
-    (stride, before, after, dilation), scalars = _unpack(packed, 4)
+    (stride, before, after, dilation), scalars = unpack(packed, 4)
     return ConvSpec(stride, before, after, dilation, scalars[0]), bool(scalars[-1])
 
 
 def _pool(packed: Sequence[int]) -> tuple[PoolSpec, bool]:
-    (kernel, stride, before, after, dilation, out), scalars = _unpack(packed, 6)
+    (kernel, stride, before, after, dilation, out), scalars = unpack(packed, 6)
     adaptive = out if out[0] >= 0 else ()
     spec = PoolSpec(kernel, stride, before, after, dilation, bool(scalars[0]), output_size=adaptive)
     return spec, bool(scalars[-1])

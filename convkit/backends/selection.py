@@ -16,6 +16,7 @@ from convkit.backends.aten import Aten
 from convkit.backends.base import Backend
 from convkit.backends.native import Native
 from convkit.backends.reference import Reference
+from convkit.backends.triton.backend import Triton
 from convkit.problem import ConvSpec, PoolSpec
 
 Spec = ConvSpec | PoolSpec
@@ -181,5 +182,5 @@ def resolve(
     return _choose(op, dtype, device, spec, request(backend))[0]
 
 
-for _implementation in (Native(), Reference(), Aten()):
+for _implementation in (Native(), Triton(), Reference(), Aten()):
     register(_implementation)

@@ -1,0 +1,146 @@
+"""Backend ``triton``, as the registry knows it: what it can run, and the way to its kernels."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convkit.backends.base import Backend
+from convkit.backends.triton import machine, tiles
+from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
+
+FLOATING: tuple[torch.dtype, ...] = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGRAL: tuple[torch.dtype, ...] = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+CONVOLUTIONS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "conv_bgrad")
+OPERATIONS = (*CONVOLUTIONS, "max_pool", "pool_select", "pool_select_bwd", "pool_indices", "avg_pool", "avg_pool_bwd")
+CHOOSING = ("max_pool", "pool_select", "pool_select_bwd", "pool_indices")
+
+_compiling = torch.compiler.is_compiling
+
+
+def _alpha(spec: ConvSpec) -> float:
+    # Not read where it does not matter: torch.compile makes a symbol of a float.
+    return spec.alpha if spec.activation else 0.0
+
+
+class Triton(Backend):
+    name = "triton"
+
+    def available(self) -> str | None:
+        return machine.obstacle()
+
+    def supports(
+        self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None
+    ) -> str | None:
+        if device.type != machine.device_type():
+            return f"no Triton kernels for {device.type} tensors"
+        if op not in OPERATIONS:
+            return f"no Triton kernel for {op}"
+        if op in CHOOSING:
+            allowed = FLOATING + INTEGRAL
+        elif op.startswith("avg"):
+            allowed = (*FLOATING, torch.int64)
+        else:
+            allowed = FLOATING
+        if dtype not in allowed:
+            return f"no {op} kernel for {dtype}"
+        if isinstance(spec, ConvSpec) and spec.padding_mode != 0:
+            return "reads zero padding only"
+        return None
+
+    def algorithms(self) -> tuple[str, ...]:
+        return tiles.ALGORITHMS
+
+    def plan(
+        self, op: str, a: Tensor, b: Tensor, size: tuple[int, ...], spec: ConvSpec, channels_last: bool
+    ) -> str | None:
+        w_side = (b.shape[1], b.shape[0]) if op != "conv_wgrad" else (b.shape[1] // spec.groups, a.shape[1])
+        return tiles.algorithm(spec.algorithm, spec.groups, w_side[0], w_side[1] // spec.groups)
+
+    @cached_property
+    def _run(self) -> Any:
+        """The functions of this module's kernels, imported with triton at the first use."""
+        from convkit.backends.triton import operations
+
+        return operations
+
+    @property
+    def _graph(self) -> Any:
+        """The same as operators of torch, for graphs that are being traced."""
+        return torch.ops.convkit_triton
+
+    def conv_fprop(
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        if _compiling():
+            packed = pack_conv(spec, channels_last)
+            return self._graph.conv_fprop(x, w, bias, scale, residual, packed, _alpha(spec))
+        return self._run.conv_fprop(x, w, bias, scale, residual, spec, channels_last)
+
+    def conv_dgrad(
+        self,
+        dy: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        scale: Tensor | None,
+        residual: Tensor | None,
+        input_size: tuple[int, ...],
+        spec: ConvSpec,
+        channels_last: bool,
+    ) -> Tensor:
+        if _compiling():
+            packed = pack_conv(spec, channels_last)
+            return self._graph.conv_dgrad(dy, w, bias, scale, residual, input_size, packed, _alpha(spec))
+        return self._run.conv_dgrad(dy, w, bias, scale, residual, input_size, spec, channels_last)
+
+    def conv_wgrad(
+        self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
+    ) -> Tensor:
+        if _compiling():
+            return self._graph.conv_wgrad(dy, x, kernel_size, pack_conv(spec, channels_last))
+        return self._run.conv_wgrad(dy, x, kernel_size, spec, channels_last)
+
+    def conv_bgrad(self, dy: Tensor) -> Tensor:
+        return self._graph.conv_bgrad(dy) if _compiling() else self._run.conv_bgrad(dy)
+
+    def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
+        if _compiling():
+            return self._graph.max_pool(x, pack_pool(spec, channels_last), offsets)
+        return self._run.max_pool(x, spec, offsets, channels_last)
+
+    def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        if _compiling():
+            return self._graph.pool_select(x, offsets, pack_pool(spec, channels_last))
+        return self._run.pool_select(x, offsets, spec, channels_last)
+
+    def pool_select_bwd(
+        self, dy: Tensor, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
+    ) -> Tensor:
+        if _compiling():
+            return self._graph.pool_select_bwd(dy, offsets, input_size, pack_pool(spec, channels_last))
+        return self._run.pool_select_bwd(dy, offsets, input_size, spec, channels_last)
+
+    def pool_indices(self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
+        if _compiling():
+            return self._graph.pool_indices(offsets, input_size, pack_pool(spec, channels_last))
+        return self._run.pool_indices(offsets, input_size, spec, channels_last)
+
+    def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        if _compiling():
+            return self._graph.avg_pool(x, pack_pool(spec, channels_last))
+        return self._run.avg_pool(x, spec, channels_last)
+
+    def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
+        if _compiling():
+            return self._graph.avg_pool_bwd(dy, input_size, pack_pool(spec, channels_last))
+        return self._run.avg_pool_bwd(dy, input_size, spec, channels_last)

@@ -1,0 +1,258 @@
+"""Convolution forwards and its adjoint in x, as an implicit GEMM.
+
+Computes  fprop: y[m, k] = sum over (tap, c) of x[position(m) of tap, c] * w[k, c, tap]; dgrad: dx[m, c] likewise over
+          (tap, k) of dy, phase by phase of the stride (see conv_axes); then the epilogue.
+Mapping   A program computes M positions (over images and space) by N channels of one group and phase. Row tiles are
+          ordered in groups that share their columns, so that a column tile of filters stays in the L2 cache. The
+          reduction goes over taps, and over the channels of one tap in slices of K; with few channels (FLAT) taps and
+          channels make one index, so that no slice is mostly empty.
+Memory    Both operands are gathered from the tensors by pointers: base of the row + offset of the slice, with a mask
+          for padding. Any strides: in channels_last the slice is contiguous. tl.dot goes by mma, wgmma or tcgen05.
+Limits    Floating types. float32 in TF32 if PyTorch's switch allows it, else by FMA, or as 3 x TF32. Positions in 32
+          bits where tensors have fewer than 2^31 elements.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from convkit.backends.triton import tiles
+from convkit.backends.triton.conv_axes import conv_axes, count_of, position_of, steps
+from convkit.backends.triton.epilogue import activate, per_channel
+from convkit.backends.triton.launch import Sizes, dense, index_type, launch, spatial, strides
+from convkit.backends.triton.windows import INTERPRETED, narrow
+from convkit.problem import ConvSpec, conv_output_size
+
+
+@triton.jit
+def multiply(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a @ b. The interpreter knows no bfloat16 products; in float32 they are exact."""
+    if INTERPRETED and a.dtype == tl.bfloat16:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee", out_dtype=acc.dtype)
+    else:
+        return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+
+
+@triton.jit
+def across(v, FLAT: tl.constexpr):
+    """A tap's coordinate beside a column of rows: one for all, or one per slice element."""
+    if FLAT:
+        return v[None, :]
+    else:
+        return v
+
+
+@triton.jit
+def conv_igemm_kernel(
+    x,
+    w,
+    y,
+    bias,
+    scale,
+    residual,
+    N,
+    XC,
+    YC,
+    size,
+    out,
+    tiles_m,
+    tiles_n,
+    groups,
+    x_strides,
+    y_strides,
+    residual_strides,
+    w_strides,
+    w_group,
+    alpha,
+    AXES: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SCALE: tl.constexpr,
+    BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    M: tl.constexpr,
+    K: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    GROUP: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """XC and YC are channels per group of source and result; w_strides (result channel, source channel, t, r, s)."""
+    program = tl.program_id(0)
+    tile = program % (tiles_m * tiles_n)
+    rest = program // (tiles_m * tiles_n)
+    group = (rest % groups).to(INDEX)
+    phase = rest // groups
+    # GROUP row tiles after one another for each column tile.
+    first_m = tile // (GROUP * tiles_n) * GROUP
+    height = tl.minimum(tiles_m - first_m, GROUP)
+    tile_m = first_m + tile % (GROUP * tiles_n) % height
+    tile_n = tile % (GROUP * tiles_n) // height
+
+    phase_w = phase % AXES[2].stride
+    phase_h = phase // AXES[2].stride % AXES[1].stride
+    phase_d = phase // (AXES[2].stride * AXES[1].stride)
+    count_d = count_of(phase_d, out[0], AXES[0], TRANSPOSED)
+    count_h = count_of(phase_h, out[1], AXES[1], TRANSPOSED)
+    count_w = count_of(phase_w, out[2], AXES[2], TRANSPOSED)
+    row = tile_m.to(INDEX) * M + tl.arange(0, M)
+    row_inside = row < N * count_d * count_h * count_w  # none where a stride is longer than the axis
+    a_w = row % tl.maximum(count_w, 1)
+    row = row // tl.maximum(count_w, 1)
+    a_h = row % tl.maximum(count_h, 1)
+    row = row // tl.maximum(count_h, 1)
+    a_d = row % tl.maximum(count_d, 1)
+    n = row // tl.maximum(count_d, 1)
+    base_d, step_d, taps_d, first_d, every_d = steps(a_d, phase_d, AXES[0], TRANSPOSED)
+    base_h, step_h, taps_h, first_h, every_h = steps(a_h, phase_h, AXES[1], TRANSPOSED)
+    base_w, step_w, taps_w, first_w, every_w = steps(a_w, phase_w, AXES[2], TRANSPOSED)
+    taps = taps_d * taps_h * taps_w
+
+    column = tile_n * COLUMNS + tl.arange(0, COLUMNS)
+    column_inside = column < YC
+    x_row = n * x_strides[0] + group * XC * x_strides[1]
+    x_row += base_d * x_strides[2] + base_h * x_strides[3] + base_w * x_strides[4]
+    w_column = group * w_group + column.to(INDEX) * w_strides[0]
+    acc = tl.zeros((M, COLUMNS), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
+    origin = tl.zeros((1,), INDEX)  # makes sums of the wide type
+    slices = tl.cdiv(taps * XC, K) if FLAT else taps * tl.cdiv(XC, K)
+    for i in range(slices):
+        if FLAT:
+            k = i * K + tl.arange(0, K)
+            c = k % XC
+            tap = k // XC
+            k_inside = tap < taps
+        else:
+            tap = i // tl.cdiv(XC, K)
+            c = i % tl.cdiv(XC, K) * K + tl.arange(0, K)
+            k_inside = c < XC
+        s = tap % taps_w
+        r = tap // taps_w % taps_h
+        t = tap // taps_w // taps_h
+        d = base_d[:, None] + across(t * step_d, FLAT)
+        h = base_h[:, None] + across(r * step_h, FLAT)
+        v = base_w[:, None] + across(s * step_w, FLAT)
+        there = (d >= 0) & (d < size[0]) & (h >= 0) & (h < size[1]) & (v >= 0) & (v < size[2])
+        there = there & row_inside[:, None] & k_inside[None, :]
+        x_k = (origin + c) * x_strides[1] + (origin + t * step_d) * x_strides[2]
+        x_k += (origin + r * step_h) * x_strides[3] + (origin + s * step_w) * x_strides[4]
+        w_k = (origin + c) * w_strides[1] + (origin + first_d + t * every_d) * w_strides[2]
+        w_k += (origin + first_h + r * every_h) * w_strides[3] + (origin + first_w + s * every_w) * w_strides[4]
+        a = tl.load(x + x_row[:, None] + x_k[None, :], mask=there, other=0)
+        b = tl.load(w + w_k[:, None] + w_column[None, :], mask=k_inside[:, None] & column_inside[None, :], other=0)
+        acc = multiply(a, b, acc, PRECISION)
+
+    channel = group * YC + column
+    acc = per_channel(acc, scale, bias, channel[None, :], column_inside[None, :], SCALE, BIAS)
+    o_d = position_of(a_d, phase_d, AXES[0], TRANSPOSED)
+    o_h = position_of(a_h, phase_h, AXES[1], TRANSPOSED)
+    o_w = position_of(a_w, phase_w, AXES[2], TRANSPOSED)
+    inside = row_inside[:, None] & column_inside[None, :]
+    if RESIDUAL:
+        at = n * residual_strides[0] + o_d * residual_strides[2] + o_h * residual_strides[3] + o_w * residual_strides[4]
+        at = at[:, None] + (channel * residual_strides[1])[None, :]
+        acc += tl.load(residual + at, mask=inside, other=0).to(acc.dtype)
+    acc = activate(acc, alpha, ACTIVATION)
+    at = n * y_strides[0] + o_d * y_strides[2] + o_h * y_strides[3] + o_w * y_strides[4]
+    tl.store(y + at[:, None] + (channel * y_strides[1])[None, :], narrow(acc, y.dtype.element_ty), mask=inside)
+
+
+def precision(dtype: torch.dtype, wanted: str | None = None) -> str:
+    """How tl.dot multiplies: for float32 as asked for, else TF32 if PyTorch's switch for convolutions allows it."""
+    if dtype != torch.float32:
+        return "ieee"
+    return wanted or ("tf32" if torch.backends.cudnn.allow_tf32 else "ieee")
+
+
+def kind(dtype: torch.dtype, how: str) -> str:
+    """The table of tiles for operands of a dtype."""
+    return "float64" if dtype == torch.float64 else how if dtype == torch.float32 else "half"
+
+
+def implicit_gemm(
+    x: Tensor,
+    w: Tensor,
+    y: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    spec: ConvSpec,
+    transposed: bool,
+    how: str | None = None,
+) -> None:
+    """Fills y with fprop of (x, w), or with dgrad of (x = dy, w)."""
+    axes, groups = conv_axes(spec, tuple(w.shape[2:])), spec.groups
+    x_channels, y_channels = x.shape[1] // groups, y.shape[1] // groups
+    phases = prod(a.stride for a in axes) if transposed else 1
+    longest = [-(-n // a.stride) if transposed else n for n, a in zip(spatial(tuple(y.shape[2:])), axes)]
+    rows, dot = y.shape[0] * prod(longest), precision(x.dtype, how)
+    tile = tiles.tile(kind(x.dtype, dot), rows, y_channels, groups * phases)
+    tiles_m, tiles_n = triton.cdiv(rows, tile.m), triton.cdiv(y_channels, tile.n)
+    k, c, *taps = strides(w)
+    launch(
+        conv_igemm_kernel,
+        tiles_m * tiles_n * groups * phases,
+        x,
+        *(x, w, y, x if bias is None else bias, x if scale is None else scale, x if residual is None else residual),
+        *(x.shape[0], x_channels, y_channels, spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:]))),
+        *(tiles_m, tiles_n, groups, strides(x), strides(y), strides(y if residual is None else residual)),
+        (c, k, *taps) if transposed else (k, c, *taps),
+        (x_channels if transposed else y_channels) * k,
+        float(spec.alpha),
+        AXES=axes,
+        TRANSPOSED=transposed,
+        FLAT=x_channels < tile.k,
+        PRECISION=dot,
+        SCALE=scale is not None,
+        BIAS=bias is not None,
+        RESIDUAL=residual is not None,
+        ACTIVATION=spec.activation,
+        M=tile.m,
+        K=tile.k,
+        COLUMNS=tile.n,
+        GROUP=tile.group,
+        INDEX=index_type(x, w, y, residual),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        enable_fp_fusion=True,
+    )
+
+
+def fprop(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    spec: ConvSpec,
+    channels_last: bool,
+    how: str | None = None,
+) -> Tensor:
+    out = conv_output_size(tuple(x.shape[2:]), tuple(w.shape[2:]), spec)
+    y = dense(x, (x.shape[0], w.shape[0], *out), channels_last)
+    if y.numel() > 0:
+        implicit_gemm(x, w, y, bias, scale, residual, spec, False, how)
+    return y
+
+
+def dgrad(
+    dy: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    input_size: Sizes,
+    spec: ConvSpec,
+    channels_last: bool,
+    how: str | None = None,
+) -> Tensor:
+    dx = dense(dy, (dy.shape[0], w.shape[1] * spec.groups, *input_size), channels_last)
+    if dx.numel() > 0:
+        implicit_gemm(dy, w, dx, bias, scale, residual, spec, True, how)
+    return dx

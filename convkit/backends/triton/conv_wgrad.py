@@ -1,0 +1,130 @@
+"""The gradient of a convolution's filters, as an implicit GEMM whose reduction is split.
+
+Computes  dw[k, c, tap] = sum over images and positions of dy[k, position] * x[c, what the tap of the position reads].
+Mapping   A program computes M filters by N (tap, channel) pairs of one group, channels fastest, over one split of the
+          positions. There are few tiles and many positions: splits fill the GPU, and a second kernel adds
+          them in order.
+Memory    Both operands are gathered by pointers; what a pair adds to x's address does not depend on the position.
+          Partial sums in float32 (float64 for float64), in dw's own layout.
+Limits    Splits are cut by the problem alone: the same bits on every GPU and in every run.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from convkit.backends.triton import tiles
+from convkit.backends.triton.conv_axes import conv_axes
+from convkit.backends.triton.conv_igemm import kind, multiply, precision
+from convkit.backends.triton.launch import Sizes, dense, index_type, launch, spatial, strides
+from convkit.backends.triton.sums import ordered_sum, sum_type
+from convkit.backends.triton.windows import narrow
+from convkit.problem import ConvSpec
+
+
+@triton.jit
+def conv_wgrad_kernel(
+    dy,
+    x,
+    dw,
+    count,
+    chunk,
+    XC,
+    YC,
+    size,
+    out,
+    tiles_m,
+    tiles_n,
+    groups,
+    dy_strides,
+    x_strides,
+    w_strides,
+    split_stride,
+    AXES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    M: tl.constexpr,
+    K: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """XC and YC are channels and filters per group; ``count`` positions of all images, ``chunk`` of them per split."""
+    program = tl.program_id(0)
+    tile = program % (tiles_m * tiles_n)
+    rest = program // (tiles_m * tiles_n)
+    group = (rest % groups).to(INDEX)
+    split = (rest // groups).to(INDEX)
+    filters = tile % tiles_m * M + tl.arange(0, M)
+    filter_inside = filters < YC
+    pair = (tile // tiles_m * COLUMNS + tl.arange(0, COLUMNS)).to(INDEX)
+    c = pair % XC
+    s = pair // XC % AXES[2].kernel
+    r = pair // XC // AXES[2].kernel % AXES[1].kernel
+    t = pair // XC // (AXES[2].kernel * AXES[1].kernel)
+    pair_inside = t < AXES[0].kernel
+    k = group * YC + filters
+    x_pair = (group * XC + c) * x_strides[1] + t * AXES[0].dilation * x_strides[2]
+    x_pair += r * AXES[1].dilation * x_strides[3] + s * AXES[2].dilation * x_strides[4]
+    acc = tl.zeros((M, COLUMNS), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
+    for step in range(0, chunk, K):
+        i = split * chunk + step + tl.arange(0, K)
+        inside = i < tl.minimum(count, (split + 1) * chunk)
+        q = i % out[2]
+        p = i // out[2] % out[1]
+        o = i // (out[2] * out[1]) % out[0]
+        n = i // (out[2] * out[1]) // out[0]
+        at = n * dy_strides[0] + o * dy_strides[2] + p * dy_strides[3] + q * dy_strides[4]
+        there = filter_inside[:, None] & inside[None, :]
+        a = tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0)
+        base_d = o * AXES[0].stride - AXES[0].before
+        base_h = p * AXES[1].stride - AXES[1].before
+        base_w = q * AXES[2].stride - AXES[2].before
+        d = base_d[:, None] + (t * AXES[0].dilation)[None, :]
+        h = base_h[:, None] + (r * AXES[1].dilation)[None, :]
+        w = base_w[:, None] + (s * AXES[2].dilation)[None, :]
+        there = (d >= 0) & (d < size[0]) & (h >= 0) & (h < size[1]) & (w >= 0) & (w < size[2])
+        there = there & inside[:, None] & pair_inside[None, :]
+        at = n * x_strides[0] + base_d * x_strides[2] + base_h * x_strides[3] + base_w * x_strides[4]
+        b = tl.load(x + at[:, None] + x_pair[None, :], mask=there, other=0)
+        acc = multiply(a, b, acc, PRECISION)
+    at = c * w_strides[1] + t * w_strides[2] + r * w_strides[3] + s * w_strides[4]
+    at = split * split_stride + (k * w_strides[0])[:, None] + at[None, :]
+    tl.store(dw + at, narrow(acc, dw.dtype.element_ty), mask=filter_inside[:, None] & pair_inside[None, :])
+
+
+def wgrad(
+    dy: Tensor, x: Tensor, kernel_size: Sizes, spec: ConvSpec, channels_last: bool, how: str | None = None
+) -> Tensor:
+    groups, out = spec.groups, spatial(tuple(dy.shape[2:]))
+    x_channels, filters = x.shape[1] // groups, dy.shape[1] // groups
+    dw = dense(dy, (dy.shape[1], x_channels, *kernel_size), channels_last)
+    count, pairs = dy.shape[0] * prod(out), x_channels * prod(kernel_size)
+    if dw.numel() == 0 or count == 0:
+        return dw.zero_()
+    dot = precision(x.dtype, how)
+    tile = tiles.tile(kind(x.dtype, dot), filters, pairs, tiles.PROGRAMS)  # splits make programs
+    tiles_m, tiles_n = triton.cdiv(filters, tile.m), triton.cdiv(pairs, tile.n)
+    chunk, splits = tiles.split(count, tiles_m * tiles_n * groups, tile.k)
+    partial = dw if splits == 1 else dw.new_empty((splits, dw.numel()), dtype=sum_type(dw.dtype))
+    launch(
+        conv_wgrad_kernel,
+        tiles_m * tiles_n * groups * splits,
+        dy,
+        *(dy, x, partial, count, chunk, x_channels, filters, spatial(tuple(x.shape[2:])), out),
+        *(tiles_m, tiles_n, groups, strides(dy), strides(x), strides(dw), dw.numel()),
+        AXES=conv_axes(spec, tuple(kernel_size)),
+        PRECISION=dot,
+        M=tile.m,
+        K=tile.k,
+        COLUMNS=tile.n,
+        INDEX=index_type(dy, x, partial),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        enable_fp_fusion=True,
+    )
+    if splits > 1:
+        ordered_sum(partial, dw)
+    return dw

@@ -1,0 +1,59 @@
+"""What happens to a convolution's result before it is stored: act(value * scale[k] + bias[k] + residual)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from convkit.problem import ACTIVATIONS
+
+_RELU: tl.constexpr = tl.constexpr(ACTIVATIONS.index("relu"))
+_LEAKY_RELU: tl.constexpr = tl.constexpr(ACTIVATIONS.index("leaky_relu"))
+_ELU: tl.constexpr = tl.constexpr(ACTIVATIONS.index("elu"))
+_SIGMOID: tl.constexpr = tl.constexpr(ACTIVATIONS.index("sigmoid"))
+_TANH: tl.constexpr = tl.constexpr(ACTIVATIONS.index("tanh"))
+_SILU: tl.constexpr = tl.constexpr(ACTIVATIONS.index("silu"))
+_GELU: tl.constexpr = tl.constexpr(ACTIVATIONS.index("gelu"))
+
+
+@triton.jit
+def expm1(v):
+    """exp(v) - 1: near 0 by its series, whose first omitted term is below one rounding in float64."""
+    small = tl.where(tl.abs(v) < 0.25, v, 0.0)
+    series = 1.0 + small / 12.0
+    for i in tl.static_range(11, 1, -1):
+        series = 1.0 + small / i * series
+    return tl.where(tl.abs(v) < 0.25, small * series, tl.exp(v) - 1.0)
+
+
+@triton.jit
+def activate(v, alpha, ACTIVATION: tl.constexpr):
+    if ACTIVATION == _RELU:
+        return tl.where(v < 0, 0.0, v)  # a NaN stays
+    elif ACTIVATION == _LEAKY_RELU:
+        return tl.where(v < 0, v * alpha, v)
+    elif ACTIVATION == _ELU:
+        return tl.where(v < 0, alpha * expm1(tl.minimum(v, 0.0)), v)
+    elif ACTIVATION == _SIGMOID:
+        return 1.0 / (1.0 + tl.exp(-v))
+    elif ACTIVATION == _TANH:
+        e = expm1(-2.0 * tl.abs(v))
+        size = -e / (e + 2.0)
+        return tl.where(v < 0, -size, size)
+    elif ACTIVATION == _SILU:
+        return v / (1.0 + tl.exp(-v))
+    elif ACTIVATION == _GELU:
+        return 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
+    else:
+        return v
+
+
+@triton.jit
+def per_channel(v, scale, bias, channels, inside, SCALE: tl.constexpr, BIAS: tl.constexpr):
+    """v * scale[channel] + bias[channel], of vectors that are there; ``channels`` and ``inside`` have v's shape, or
+    one that fits it."""
+    if SCALE:
+        v = v * tl.load(scale + channels, mask=inside, other=0).to(v.dtype)
+    if BIAS:
+        v = v + tl.load(bias + channels, mask=inside, other=0).to(v.dtype)
+    return v

@@ -1,0 +1,39 @@
+"""Whether Triton kernels can run here, found out once, when somebody asks."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+
+import torch
+
+
+@lru_cache
+def _look() -> tuple[str | None, str]:
+    """(None or the reason why not, the type of device that kernels take)."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton", "cuda"
+    from convkit.backends.triton import launch, operators
+
+    if launch.INTERPRETED:
+        operators.register()
+        return None, "cpu"
+    if not torch.cuda.is_available():
+        return "Triton kernels need a CUDA GPU; TRITON_INTERPRET=1 runs them on the CPU, slowly, as a test", "cuda"
+    operators.register()
+    return None, "cuda"
+
+
+def obstacle() -> str | None:
+    """None, or the reason why no kernel can run on this machine."""
+    return _look()[0]
+
+
+def device_type() -> str:
+    """Where tensors must be: ``cuda``, or ``cpu`` where kernels are interpreted."""
+    return _look()[1]
+
+
+# Dynamo evaluates functions so marked while tracing, instead of tracing the import of triton.
+obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
+device_type._dynamo_marked_constant = True  # type: ignore[attr-defined]
