@@ -7,6 +7,7 @@
 namespace convkit::cuda {
 
 constexpr ConvAlgorithm kConvAlgorithms[] = {
+    {"conv_depthwise", conv_depthwise_supports, conv_fprop_depthwise, conv_dgrad_depthwise, conv_wgrad_depthwise},
     {"conv_direct", conv_direct_supports, conv_fprop_direct, conv_dgrad_direct, conv_wgrad_direct},
 };
 

@@ -10,64 +10,31 @@
 // Memory    no staging: each source element is read once per tap and tile of 4 channels, from L1 where tiles overlap
 // Limits    floating dtypes, zero padding. It serves float64, few channels and odd layouts; nothing else is as general.
 #include "core/conv_epilogue.h"
-#include "core/conv_window.h"
+#include "cuda/conv_gather.h"
 #include "cuda/conv_kernels.h"
-#include "cuda/device/divide.h"
-#include "cuda/device/launch.h"
 
 namespace convkit::cuda {
 namespace {
 
 constexpr int kMostThreads = 256, kPositions = 4, kChannels = 4;
 
-struct Gather {
-  TensorView source, result;
-  Epilogue epilogue;
-  const void* w;
-  int64_t w_tap[3];                     // stride of w along its taps,
-  int64_t w_group, w_result, w_source;  // from group to group, result channel to result channel, source channel to next
-  int32_t result_channels, source_channels;  // of one group
-  Axis axis[3];
+struct Direct {
+  Gather gather;
   // blockIdx.x -> (image, tile of positions), .y -> (group, tile of channels), .z -> phase of each dimension
-  Divider position_tiles, channel_tiles, phases_w, phases_h;
-};
-
-// The taps of one phase along one dimension, and its result positions: 32 bits hold positions, the launcher saw to it.
-struct Phase {
-  int32_t number, length, step;
-  int32_t count, tap, tap_step, src, src_step;
-  int32_t source;
-
-  CONVKIT_DEVICE void set(const Axis& axis, int32_t phase) {
-    const Taps t = phase_taps(axis, phase);
-    number = phase;
-    length = static_cast<int32_t>(phase_length(axis, phase));
-    step = static_cast<int32_t>(axis.step);
-    count = static_cast<int32_t>(t.count);
-    tap = static_cast<int32_t>(t.tap);
-    tap_step = static_cast<int32_t>(t.tap_step);
-    src = static_cast<int32_t>(t.src);
-    src_step = static_cast<int32_t>(t.src_step);
-    source = static_cast<int32_t>(axis.source);
-  }
+  Divider position_tiles, channel_tiles;
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads) gather_direct(const Gather g) {
+__global__ void __launch_bounds__(kMostThreads) gather_direct(const Direct direct) {
   using A = accumulate_t<T>;
-  // One thread per dimension works the phase out for all.
+  const Gather& g = direct.gather;
   Phase* phase = static_cast<Phase*>(shared_memory());
-  if (threadIdx.x < 3) {
-    int32_t rest = static_cast<int32_t>(blockIdx.z);
-    const int32_t w = g.phases_w.take(&rest), h = g.phases_h.take(&rest);
-    phase[threadIdx.x].set(g.axis[threadIdx.x], threadIdx.x == 2 ? w : threadIdx.x == 1 ? h : rest);
-  }
-  __syncthreads();
+  find_phases(g, phase);
 
   const int32_t apart = static_cast<int32_t>(blockDim.x);  // between a thread's positions
   int32_t n = static_cast<int32_t>(blockIdx.x), group = static_cast<int32_t>(blockIdx.y);
-  const int32_t first = g.position_tiles.take(&n) * (apart * kPositions) + static_cast<int32_t>(threadIdx.x);
-  const int32_t channel = g.channel_tiles.take(&group) * kChannels;
+  const int32_t first = direct.position_tiles.take(&n) * (apart * kPositions) + static_cast<int32_t>(threadIdx.x);
+  const int32_t channel = direct.channel_tiles.take(&group) * kChannels;
   const int32_t channels = g.result_channels - channel < kChannels ? g.result_channels - channel : kChannels;
   const int32_t positions = phase[0].length * phase[1].length * phase[2].length;
   if (first >= positions) return;
@@ -141,52 +108,24 @@ __global__ void __launch_bounds__(kMostThreads) gather_direct(const Gather g) {
   }
 }
 
-// Positions and what a window reaches fit into 32 bits.
-bool fits(const ConvProblem& p) {
-  constexpr int64_t kMost = 0x7fffffff;
-  for (int i = 0; i < 3; ++i)
-    if (p.in[i] + p.pad_before[i] + p.filter[i] * p.dilation[i] + p.stride[i] > kMost / 2 || p.out[i] > kMost / 2)
-      return false;
-  return volume(p.in) < kMost && volume(p.out) < kMost && p.c < kMost && p.k < kMost;
-}
-
 Status run(const ConvProblem& p, bool adjoint, const TensorView& source, const TensorView& w, const Epilogue& e,
            const TensorView& result) {
   if (numel(result) == 0) return kOk;
-  Gather g{};
-  g.source = source;
-  g.result = result;
-  g.epilogue = e;
-  g.w = w.data;
-  for (int i = 0; i < 3; ++i) {
-    g.w_tap[i] = w.stride[kD + i];
-    g.axis[i] = make_axis(p, i, adjoint);
-  }
-  const int64_t group_c = p.c / p.groups, group_k = p.k / p.groups;
-  g.w_group = group_k * w.stride[kN];
-  g.w_result = adjoint ? w.stride[kC] : w.stride[kN];
-  g.w_source = adjoint ? w.stride[kN] : w.stride[kC];
-  g.result_channels = static_cast<int32_t>(adjoint ? group_c : group_k);
-  g.source_channels = static_cast<int32_t>(adjoint ? group_k : group_c);
-  g.phases_w = Divider(g.axis[2].phases);
-  g.phases_h = Divider(g.axis[1].phases);
-  // The longest phase is the first: its positions bound the grid.
-  int64_t positions = 1, phases = 1;
-  for (const Axis& axis : g.axis) {
-    positions *= phase_length(axis, 0);
-    phases *= axis.phases;
-  }
+  Direct direct{make_gather(p, adjoint, source, w, e, result), {}, {}};
+  const Gather& g = direct.gather;
+  const int64_t positions = positions_of_phase(g);
   const int64_t count = whole_warps(ceil_div(positions, kPositions), kMostThreads);
   const int64_t position_tiles = ceil_div(positions, count * kPositions);
   const int64_t channel_tiles = ceil_div(g.result_channels, kChannels);
-  if (position_tiles * p.n > kMostBlocksX || channel_tiles * p.groups > kMostBlocksY || phases > kMostBlocksY)
+  if (position_tiles * p.n > kMostBlocksX || channel_tiles * p.groups > kMostBlocksY || g.phases > kMostBlocksY)
     return {"conv_direct: more tiles than one grid has blocks"};
-  g.position_tiles = Divider(position_tiles);
-  g.channel_tiles = Divider(channel_tiles);
+  direct.position_tiles = Divider(position_tiles);
+  direct.channel_tiles = Divider(channel_tiles);
   Status status = kOk;
   visit_floating(result.dtype, [&](auto t) {
-    const Grid grid{blocks(position_tiles * p.n, channel_tiles * p.groups, phases), threads(count), 3 * sizeof(Phase)};
-    status = launch(gather_direct<typename decltype(t)::type>, grid, Gather(g));
+    const Grid grid{blocks(position_tiles * p.n, channel_tiles * p.groups, g.phases), threads(count),
+                    3 * sizeof(Phase)};
+    status = launch(gather_direct<typename decltype(t)::type>, grid, Direct(direct));
   });
   return status;
 }
@@ -198,7 +137,7 @@ const char* conv_direct_supports(ConvOp, const ConvProblem& p, const ConvTensors
   const DType dtype = t.x.dtype;
   if (dtype != DType::kFloat32 && dtype != DType::kFloat64 && dtype != DType::kBFloat16 && dtype != DType::kFloat16)
     return "conv_direct has floating point kernels only";
-  if (!fits(p)) return "conv_direct counts positions in 32 bits";
+  if (!positions_fit(p)) return "conv_direct counts positions in 32 bits";
   return nullptr;
 }
 

@@ -8,6 +8,13 @@
 
 namespace convkit::cuda {
 
+const char* conv_depthwise_supports(ConvOp, const ConvProblem&, const ConvTensors&);
+Status conv_fprop_depthwise(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                            const TensorView& y);
+Status conv_dgrad_depthwise(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
+                            const TensorView& dx);
+Status conv_wgrad_depthwise(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
+
 const char* conv_direct_supports(ConvOp, const ConvProblem&, const ConvTensors&);
 Status conv_fprop_direct(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
                          const TensorView& y);

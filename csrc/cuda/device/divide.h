@@ -22,6 +22,8 @@ class Divider {
   }
   CONVKIT_HOST_DEVICE int64_t divide(int64_t n) const { return n / divisor_; }
 
+  CONVKIT_HOST_DEVICE int32_t divisor() const { return static_cast<int32_t>(divisor_); }
+
   // Quotient, and the remainder left in *n.
   template <typename Index>
   CONVKIT_HOST_DEVICE Index take(Index* n) const {
