@@ -141,7 +141,7 @@ def test_spoiled_calls_do_not_crash(seed: int) -> None:
 
 
 X, W = torch.zeros(2, 4, 6, 6), torch.zeros(4, 4, 3, 3)
-CONV = [2, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
+CONV = [2, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
 POOL = [2, 2, 2, 2, 2, 0, 0, 0, 0, 1, 1, -1, -1, 0, 1, 0, 0]
 
 

@@ -17,6 +17,7 @@ import convkit.functional as CF
 from convkit import backends
 from convkit.autograd.conv import convolution
 from convkit.backends.base import RAW_OPS, Backend
+from convkit.backends.native import tf32_allowed
 from convkit.problem import ConvSpec
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
@@ -207,3 +208,11 @@ def test_modules_compile_in_training_mode() -> None:
     model.zero_grad()
     model(x).sum().backward()
     torch.testing.assert_close(gradient, model[0].weight.grad)
+
+
+def test_the_switch_of_tf32_is_read_while_tracing() -> None:
+    @torch.compile(fullgraph=True, backend="eager")
+    def traced(x: Tensor) -> Tensor:
+        return x + 1 if tf32_allowed() else x - 1
+
+    assert float(traced(torch.zeros(()))) == (1 if tf32_allowed() else -1)

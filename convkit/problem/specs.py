@@ -28,6 +28,7 @@ class ConvSpec(NamedTuple):
     activation: int = 0  # index into ACTIVATIONS, applied by the epilogue
     alpha: float = 0.0  # the activation's parameter (slope of leaky_relu, alpha of elu)
     algorithm: int = 0  # 0: the backend's table chooses; i: its i-th named algorithm, or an error
+    allow_tf32: bool = False  # float32 operands may be rounded to TF32, where a GPU multiplies them faster so
 
 
 class PoolSpec(NamedTuple):
@@ -60,6 +61,7 @@ def pack_conv(spec: ConvSpec, channels_last: bool) -> list[int]:
         spec.padding_mode,
         spec.activation,
         spec.algorithm,
+        int(spec.allow_tf32),
         int(channels_last),
     ]
 

@@ -15,10 +15,19 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
+from convkit.backends.native import tf32_allowed
 from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec, largest_window
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.tolerances import ACCUMULATE, LP_SLOPE, gamma, root_of_sum, summation, unit_roundoff
+from convkit.testing.tolerances import (
+    ACCUMULATE,
+    LP_SLOPE,
+    gamma,
+    root_of_sum,
+    summation,
+    tensor_core_error,
+    unit_roundoff,
+)
 
 #: Raw operations whose results are chosen or counted, never rounded.
 EXACT_OPS = (
@@ -253,6 +262,16 @@ def _activated(call: Call, value: Tensor, tolerance: Tensor) -> Tensor:
     return tolerance * slope + own * slope * (value.abs() + 1)
 
 
+def product_error(call: Call, backend: Backend) -> float:
+    """The relative error of one product of a convolution before it is added."""
+    spec = call.spec
+    on_gpu = next(a for a in call.arguments.values() if isinstance(a, Tensor)).is_cuda
+    if not (on_gpu or backend.name == "simt") or call.dtype != torch.float32 or not isinstance(spec, ConvSpec):
+        return 0.0
+    named = backend.algorithms()[spec.algorithm - 1] if spec.algorithm else ""
+    return tensor_core_error(named == "conv_igemm_tf32" or spec.allow_tf32 or (on_gpu and tf32_allowed()))
+
+
 #: What :func:`expect` computed last: the layouts of one case share their values.
 _expected: dict[Any, tuple[Expectation, ...]] = {}
 _MOST_EXPECTED = 256
@@ -270,17 +289,17 @@ def _values(call: Call) -> Any:
     return call.op, tuple((name, value(a)) for name, a in call.arguments.items() if name != "channels_last")
 
 
-def expect(call: Call, reference: Backend) -> tuple[Expectation, ...]:
-    """The oracle's results for one call, each with its admissible error."""
-    key = (reference, _values(call))
+def expect(call: Call, reference: Backend, product: float = 0.0) -> tuple[Expectation, ...]:
+    """The oracle's results for one call, each with its admissible error; ``product``: that of one product, relative."""
+    key = (reference, _values(call), product)
     if key not in _expected:
         if len(_expected) >= _MOST_EXPECTED:
             _expected.pop(next(iter(_expected)))
-        _expected[key] = _expect(call, reference)
+        _expected[key] = _expect(call, reference, product)
     return _expected[key]
 
 
-def _expect(call: Call, reference: Backend) -> tuple[Expectation, ...]:
+def _expect(call: Call, reference: Backend, product: float) -> tuple[Expectation, ...]:
     dtype = call.dtype
     # A choice needs no wider type; and the maximum of an empty window is the least value of the type itself.
     values = _map(call, lambda t: t.to(dtype if call.op in EXACT_OPS else wide(dtype))).run(reference)
@@ -300,14 +319,14 @@ def _expect(call: Call, reference: Backend) -> tuple[Expectation, ...]:
     if isinstance(call.spec, ConvSpec) and call.spec.activation != 0:
         plain = call.replace(spec=call.spec._replace(activation=0))
         (inner,) = _map(plain, lambda t: t.to(wide(dtype))).run(reference)
-    tolerance = _activated(call, inner, summation(values[0], size, terms(call), dtype, more))
-    return (Expectation(values[0], tolerance, dtype),)
+    tolerance = summation(values[0], size, terms(call), dtype, more) + product * size
+    return (Expectation(values[0], _activated(call, inner, tolerance), dtype),)
 
 
 def verify(call: Call, backend: Backend, reference: Backend) -> Iterator[tuple[Expectation, Tensor]]:
     """Runs a call on a backend and pairs each result with what is expected of it."""
     results = call.run(backend)
-    expectations = expect(call, reference)
+    expectations = expect(call, reference, product_error(call, backend))
     if call.arguments.get({"max_pool": "offsets"}.get(call.op, "with_indices")) is False:  # a place holder
         expectations = expectations[:1]
     yield from zip(expectations, results)

@@ -84,6 +84,16 @@ def root_of_sum(exact: Tensor, terms: int, p: float, dtype: torch.dtype) -> Tens
     return error * (1 + store) + store * exact.abs().double() + _smallest_subnormal(dtype)
 
 
+def tensor_core_error(tf32: bool) -> float:
+    """The relative error of a float32 product on a GPU's tensor cores, whose operands have 11 significant bits.
+
+    TF32 rounds each operand once. Else an operand is the sum of two TF32 numbers but for 2^-22 of it, and of the four
+    products the smallest, as small, is left out; sums of three products are cut off, not rounded, which up to 72 terms
+    may exceed what the bound of the sum allows: by two units in the last place of three sums, or 1.5 x 2^-22.
+    """
+    return (2 + 2.0**-11) * 2.0**-11 if tf32 else 5 * 2.0**-22
+
+
 def _smallest_subnormal(dtype: torch.dtype) -> float:
     info = torch.finfo(dtype)
     return info.smallest_normal * info.eps

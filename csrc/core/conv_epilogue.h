@@ -8,12 +8,23 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
+// Activations without an elementary function: cheap enough to stand where code is unrolled.
+CONVKIT_INLINE bool is_piecewise(Activation a) {
+  return a == Activation::kIdentity || a == Activation::kRelu || a == Activation::kLeakyRelu;
+}
+template <typename A>
+CONVKIT_INLINE A activate_piecewise(const Epilogue& e, A v) {
+  if (e.activation == Activation::kRelu) return v < A(0) ? A(0) : v;  // keeps NaN
+  if (e.activation == Activation::kLeakyRelu) return v < A(0) ? v * static_cast<A>(e.alpha) : v;
+  return v;
+}
+
 template <typename A>
 CONVKIT_INLINE A activate(const Epilogue& e, A v) {
   switch (e.activation) {
-    case Activation::kIdentity: return v;
-    case Activation::kRelu: return v < A(0) ? A(0) : v;  // keeps NaN
-    case Activation::kLeakyRelu: return v < A(0) ? v * static_cast<A>(e.alpha) : v;
+    case Activation::kIdentity:
+    case Activation::kRelu:
+    case Activation::kLeakyRelu: return activate_piecewise(e, v);
     case Activation::kElu: return v < A(0) ? static_cast<A>(e.alpha) * std::expm1(v) : v;
     case Activation::kSigmoid: return A(1) / (A(1) + std::exp(-v));
     case Activation::kTanh: return std::tanh(v);

@@ -18,6 +18,7 @@ struct ConvProblem {
   Spatial out;     // O P Q: what fits, or (dgrad, wgrad) less: windows at the end may be missing
   Spatial stride, pad_before, pad_after, dilation;
   PaddingMode padding_mode;
+  bool allow_tf32;    // a float32 product may be that of operands rounded to TF32
   int64_t algorithm;  // 0: the table chooses; i: the i-th algorithm of the table (from 1), or a refusal
 };
 

@@ -44,7 +44,7 @@ struct Machine {
   Fiber scheduler;
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
-  std::vector<unsigned> order;
+  std::vector<unsigned> order, blocks;
   std::unique_ptr<char, decltype(&std::free)> shared{nullptr, &std::free};
   size_t shared_bytes = 0;
   Size grid, block, block_index;
@@ -58,7 +58,14 @@ struct Machine {
   char message[512] = {};
 };
 
-thread_local Machine machine;
+// Of this host thread, made by its first launch. A pointer in the part of thread-local memory that needs no call to be
+// found: every step of an emulated thread asks for it.
+__attribute__((tls_model("initial-exec"))) thread_local Machine* current = nullptr;
+
+Machine* this_threads_machine() {
+  static thread_local Machine own;
+  return &own;
+}
 std::atomic<uint64_t> seed{0};
 std::atomic<Delivery> delivery{Delivery::kAtWait};
 
@@ -72,11 +79,11 @@ uint64_t next_random(uint64_t* state) {  // splitmix64
 }
 
 void note_failure(const char* format, va_list arguments) {
-  machine.failed = true;
-  const int used =
-      snprintf(machine.message, sizeof(machine.message), "SIMT emulator, block (%u, %u, %u): ", machine.block_index.x,
-               machine.block_index.y, machine.block_index.z);
-  vsnprintf(machine.message + used, sizeof(machine.message) - static_cast<size_t>(used), format, arguments);
+  current->failed = true;
+  const int used = snprintf(current->message, sizeof(current->message),
+                            "SIMT emulator, block (%u, %u, %u): ", current->block_index.x, current->block_index.y,
+                            current->block_index.z);
+  vsnprintf(current->message + used, sizeof(current->message) - static_cast<size_t>(used), format, arguments);
 }
 
 void note(const char* format, ...) __attribute__((format(printf, 1, 2)));
@@ -87,37 +94,40 @@ void note(const char* format, ...) {
   va_end(arguments);
 }
 
-// Back to the scheduler; returns when the thread is run again.
-void yield() { Fiber::switch_to(&machine.running->fiber, &machine.scheduler, false); }
+bool different(const char* a, const char* b) { return a != b && std::strcmp(a, b) != 0; }
 
-void leave() { Fiber::switch_to(&machine.running->fiber, &machine.scheduler, true); }
+// Back to the scheduler; returns when the thread is run again.
+void yield() { Fiber::switch_to(&current->running->fiber, &current->scheduler, false); }
+
+void leave() { Fiber::switch_to(&current->running->fiber, &current->scheduler, true); }
 
 void run_thread(void*) {
-  machine.body(machine.context);
-  machine.running->state = Thread::kReturned;
-  ++machine.returned;
+  current->body(current->context);
+  current->running->state = Thread::kReturned;
+  ++current->returned;
   leave();
 }
 
-void permute(uint64_t launch_seed, uint64_t block_number) {
-  machine.order.resize(machine.count);
-  for (unsigned i = 0; i < machine.count; ++i) machine.order[i] = i;
+// The numbers below `count`, ascending for seed 0.
+void permute(std::vector<unsigned>* order, unsigned count, uint64_t launch_seed, uint64_t part) {
+  order->resize(count);
+  for (unsigned i = 0; i < count; ++i) (*order)[i] = i;
   if (launch_seed == 0) return;
-  uint64_t state = launch_seed + block_number;
-  for (unsigned i = machine.count; i > 1; --i) std::swap(machine.order[i - 1], machine.order[next_random(&state) % i]);
+  uint64_t state = launch_seed + part;
+  for (unsigned i = count; i > 1; --i) std::swap((*order)[i - 1], (*order)[next_random(&state) % i]);
 }
 
 // What keeps the block from going on.
 void explain_stall() {
-  for (const auto& thread : machine.threads) {
-    if (thread->number >= machine.count) continue;
+  for (const auto& thread : current->threads) {
+    if (thread->number >= current->count) continue;
     if (thread->state == Thread::kAtBarrier)
-      return note("divergent barrier: %u of %u threads wait at %s, %u have returned", machine.at_barrier, machine.count,
-                  thread->site, machine.returned);
+      return note("divergent barrier: %u of %u threads wait at %s, %u have returned", current->at_barrier,
+                  current->count, thread->site, current->returned);
   }
-  for (const auto& thread : machine.threads) {
-    if (thread->number >= machine.count || thread->state != Thread::kInWarp) continue;
-    const Warp& warp = machine.warps[thread->number / kWarp];
+  for (const auto& thread : current->threads) {
+    if (thread->number >= current->count || thread->state != Thread::kInWarp) continue;
+    const Warp& warp = current->warps[thread->number / kWarp];
     return note("warp operation at %s: the mask names lanes %08x, of which only %08x came", thread->site, thread->mask,
                 warp.arrived);
   }
@@ -125,32 +135,32 @@ void explain_stall() {
 
 bool run_block(uint64_t launch_seed, uint64_t block_number) {
   // NaN in every floating format, and an index far outside as an integer.
-  std::memset(machine.shared.get(), 0xff, machine.shared_bytes);
-  machine.at_barrier = machine.returned = 0;
-  machine.warps.assign((machine.count + kWarp - 1) / kWarp, Warp{});
-  permute(launch_seed, block_number);
-  for (unsigned i = 0; i < machine.count; ++i) {
-    Thread& thread = *machine.threads[i];
+  std::memset(current->shared.get(), 0xff, current->shared_bytes);
+  current->at_barrier = current->returned = 0;
+  current->warps.assign((current->count + kWarp - 1) / kWarp, Warp{});
+  permute(&current->order, current->count, launch_seed, block_number);
+  for (unsigned i = 0; i < current->count; ++i) {
+    Thread& thread = *current->threads[i];
     thread.number = i;
     thread.index =
-        Size{i % machine.block.x, i / machine.block.x % machine.block.y, i / machine.block.x / machine.block.y};
+        Size{i % current->block.x, i / current->block.x % current->block.y, i / current->block.x / current->block.y};
     thread.state = Thread::kReady;
     thread.copies.clear();
     thread.groups = 0;
     if (!thread.fiber.prepare(&run_thread, nullptr)) {
-      note("no memory for the stacks of %u threads", machine.count);
+      note("no memory for the stacks of %u threads", current->count);
       return false;
     }
   }
-  while (machine.returned < machine.count) {
+  while (current->returned < current->count) {
     bool progress = false;
-    for (const unsigned i : machine.order) {
-      Thread& thread = *machine.threads[i];
+    for (const unsigned i : current->order) {
+      Thread& thread = *current->threads[i];
       if (thread.state != Thread::kReady) continue;
       progress = true;
-      machine.running = &thread;
-      Fiber::switch_to(&machine.scheduler, &thread.fiber, false);
-      if (machine.failed) return false;
+      current->running = &thread;
+      Fiber::switch_to(&current->scheduler, &thread.fiber, false);
+      if (current->failed) return false;
     }
     if (!progress) {
       explain_stall();
@@ -163,14 +173,14 @@ bool run_block(uint64_t launch_seed, uint64_t block_number) {
 // The running thread comes to the meeting of its warp. The last to come gets the warp and must `part` it; the others
 // return when that has happened, with nullptr.
 Warp* meet(unsigned mask, uint64_t value, int from, const char* site) {
-  Thread& self = *machine.running;
-  Warp& warp = machine.warps[self.number / kWarp];
+  Thread& self = *current->running;
+  Warp& warp = current->warps[self.number / kWarp];
   const unsigned bit = 1u << (self.number % kWarp);
   if ((mask & bit) == 0) fail("warp operation at %s: lane %u is not in its own mask %08x", site, lane(), mask);
   if (warp.arrived == 0) {
     warp.site = site;
     warp.expected = mask;
-  } else if (warp.expected != mask || std::strcmp(warp.site, site) != 0) {
+  } else if (warp.expected != mask || different(warp.site, site)) {
     fail("divergent warp operation: lane %u comes to %s with mask %08x, others to %s with %08x", lane(), site, mask,
          warp.site, warp.expected);
   }
@@ -187,9 +197,9 @@ Warp* meet(unsigned mask, uint64_t value, int from, const char* site) {
 
 template <typename F>
 void for_lanes(unsigned mask, const F& f) {
-  const unsigned first = machine.running->number - lane();
+  const unsigned first = current->running->number - lane();
   for (int i = 0; i < kWarp; ++i)
-    if ((mask >> i & 1u) != 0) f(*machine.threads[first + static_cast<unsigned>(i)], i);
+    if ((mask >> i & 1u) != 0) f(*current->threads[first + static_cast<unsigned>(i)], i);
 }
 
 void part(Warp* warp, unsigned mask) {
@@ -210,55 +220,64 @@ void set_options(const Options& options) {
 }
 
 const char* run_grid(Size grid, Size block, size_t shared_bytes, void (*body)(void*), void* context) {
-  machine.failed = false;
-  machine.grid = grid;
-  machine.block = block;
-  machine.block_index = Size{0, 0, 0};
-  machine.count = volume(block);
-  machine.body = body;
-  machine.context = context;
-  machine.delivery = delivery;
-  if (machine.count == 0 || machine.count > kMaxThreads || block.z > 64 || volume(grid) == 0 || grid.y > 65535 ||
+  current = this_threads_machine();
+  current->failed = false;
+  current->grid = grid;
+  current->block = block;
+  current->block_index = Size{0, 0, 0};
+  current->count = volume(block);
+  current->body = body;
+  current->context = context;
+  current->delivery = delivery;
+  if (current->count == 0 || current->count > kMaxThreads || block.z > 64 || volume(grid) == 0 || grid.y > 65535 ||
       grid.z > 65535) {
     note("a grid of (%u, %u, %u) blocks of (%u, %u, %u) threads cannot be launched", grid.x, grid.y, grid.z, block.x,
          block.y, block.z);
-    return machine.message;
+    return current->message;
   }
-  while (machine.threads.size() < machine.count) machine.threads.push_back(std::make_unique<Thread>());
-  machine.shared_bytes = shared_bytes;
-  machine.shared.reset(static_cast<char*>(std::aligned_alloc(128, (shared_bytes + 127) / 128 * 128 + 128)));
-  if (machine.shared == nullptr) {
+  if (shared_bytes > kMaxSharedBytes) {
+    note("%zu bytes of shared memory: not every GPU gives a block more than %zu", shared_bytes, kMaxSharedBytes);
+    return current->message;
+  }
+  while (current->threads.size() < current->count) current->threads.push_back(std::make_unique<Thread>());
+  current->shared_bytes = shared_bytes;
+  current->shared.reset(static_cast<char*>(std::aligned_alloc(128, (shared_bytes + 127) / 128 * 128 + 128)));
+  if (current->shared == nullptr) {
     note("no memory for %zu bytes of shared memory", shared_bytes);
-    return machine.message;
+    return current->message;
   }
   const uint64_t launch_seed = seed;
-  uint64_t number = 0;
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x, ++number) {
-        machine.block_index = Size{x, y, z};
-        if (!run_block(launch_seed, number)) return machine.message;
-      }
+  const unsigned blocks = volume(grid);
+  permute(&current->blocks, blocks, launch_seed, blocks);
+  for (const unsigned i : current->blocks) {
+    current->block_index = Size{i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
+    if (!run_block(launch_seed, i)) return current->message;
+  }
   return nullptr;
 }
 
-Size thread_index() { return machine.running->index; }
-Size block_index() { return machine.block_index; }
-Size block_size() { return machine.block; }
-Size grid_size() { return machine.grid; }
-unsigned lane() { return machine.running->number % kWarp; }
-void* shared_memory() { return machine.shared.get(); }
+Size thread_index() { return current->running->index; }
+Size block_index() { return current->block_index; }
+Size block_size() { return current->block; }
+Size grid_size() { return current->grid; }
+unsigned lane() { return current->running->number % kWarp; }
+void* shared_memory() { return current->shared.get(); }
+
+bool is_shared(const void* from, size_t bytes) {
+  const auto at = reinterpret_cast<uintptr_t>(from), base = reinterpret_cast<uintptr_t>(current->shared.get());
+  return at >= base && at + bytes <= base + current->shared_bytes;
+}
 
 void block_barrier(const char* site) {
-  Thread& self = *machine.running;
-  if (machine.at_barrier == 0) machine.barrier_site = site;
-  if (std::strcmp(machine.barrier_site, site) != 0)
-    fail("divergent barrier: thread %u waits at %s, others at %s", self.number, site, machine.barrier_site);
+  Thread& self = *current->running;
+  if (current->at_barrier == 0) current->barrier_site = site;
+  if (different(current->barrier_site, site))
+    fail("divergent barrier: thread %u waits at %s, others at %s", self.number, site, current->barrier_site);
   self.site = site;
   self.state = Thread::kAtBarrier;
-  if (++machine.at_barrier < machine.count) return yield();
-  machine.at_barrier = 0;
-  for (unsigned i = 0; i < machine.count; ++i) machine.threads[i]->state = Thread::kReady;
+  if (++current->at_barrier < current->count) return yield();
+  current->at_barrier = 0;
+  for (unsigned i = 0; i < current->count; ++i) current->threads[i]->state = Thread::kReady;
   yield();  // so that the order of threads holds after the barrier as well
 }
 
@@ -271,7 +290,17 @@ uint64_t warp_shuffle(unsigned mask, uint64_t value, int from, const char* site)
               [&](Thread& lane, int i) { lane.value = values[lane.from < 0 || lane.from >= kWarp ? i : lane.from]; });
     part(warp, mask);
   }
-  return machine.running->value;
+  return current->running->value;
+}
+
+void warp_together(void* operand, void (*compute)(void* const (&operands)[kWarp]), const char* site) {
+  constexpr unsigned kAll = 0xffffffffu;
+  if (Warp* warp = meet(kAll, reinterpret_cast<uintptr_t>(operand), 0, site)) {
+    void* operands[kWarp];
+    for_lanes(kAll, [&](Thread& lane, int i) { operands[i] = reinterpret_cast<void*>(lane.value); });
+    compute(operands);
+    if (!current->failed) part(warp, kAll);
+  }
 }
 
 unsigned warp_vote(unsigned mask, bool vote, const char* site) {
@@ -281,7 +310,7 @@ unsigned warp_vote(unsigned mask, bool vote, const char* site) {
     for_lanes(mask, [&](Thread& lane, int) { lane.value = votes; });
     part(warp, mask);
   }
-  return static_cast<unsigned>(machine.running->value);
+  return static_cast<unsigned>(current->running->value);
 }
 
 unsigned warp_match(unsigned mask, uint64_t value, const char* site) {
@@ -300,22 +329,20 @@ unsigned warp_match(unsigned mask, uint64_t value, const char* site) {
 }
 
 void copy_async(void* shared, const void* source, int size, int bytes) {
-  Thread& self = *machine.running;
-  const auto to = reinterpret_cast<uintptr_t>(shared), base = reinterpret_cast<uintptr_t>(machine.shared.get());
-  if (to < base || to + static_cast<uintptr_t>(size) > base + machine.shared_bytes)
-    fail("cp.async outside of shared memory");
-  if (to % static_cast<uintptr_t>(size) != 0 ||
+  Thread& self = *current->running;
+  if (!is_shared(shared, static_cast<size_t>(size))) fail("cp.async outside of shared memory");
+  if (reinterpret_cast<uintptr_t>(shared) % static_cast<uintptr_t>(size) != 0 ||
       (bytes > 0 && reinterpret_cast<uintptr_t>(source) % static_cast<uintptr_t>(size) != 0))
     fail("misaligned cp.async of %d bytes", size);
   const Copy copy{shared, source, size, bytes, self.groups};
-  if (machine.delivery == Delivery::kAtIssue) return deliver(copy);
+  if (current->delivery == Delivery::kAtIssue) return deliver(copy);
   self.copies.push_back(copy);
 }
 
-void commit_copies() { ++machine.running->groups; }
+void commit_copies() { ++current->running->groups; }
 
 void wait_copies(int pending_groups) {
-  Thread& self = *machine.running;
+  Thread& self = *current->running;
   size_t kept = 0;
   for (const Copy& copy : self.copies) {
     if (copy.group < self.groups - pending_groups)

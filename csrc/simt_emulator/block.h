@@ -1,8 +1,9 @@
 // How a grid runs on the CPU: block after block, each GPU thread a fiber that runs until it waits.
 //
-// What a GPU leaves open is chosen to hurt: threads run in an order permuted under a seed, and all of the way from one
-// barrier to the next; shared memory holds NaN before each block. What a GPU leaves undefined is reported: a barrier
-// that not every thread of the block reaches, warp operations whose mask and callers disagree, misaligned vectors.
+// What a GPU leaves open is chosen to hurt: blocks, and threads in each, run in an order permuted under a seed, threads
+// all of the way from one barrier to the next; shared memory holds NaN before each block. What a GPU leaves undefined
+// is reported: a barrier that not every thread of the block reaches, warp operations whose mask and callers disagree,
+// misaligned vectors.
 #pragma once
 
 #include <cstddef>
@@ -16,12 +17,13 @@ struct Size {
 
 constexpr int kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // what every GPU from sm_80 on gives a block
 
 // When a cp.async copies: a GPU may do it at any time between the two.
 enum class Delivery { kAtIssue, kAtWait };
 
 struct Options {
-  uint64_t seed = 0;  // of the order of threads; 0: ascending
+  uint64_t seed = 0;  // of the order of blocks and threads; 0: ascending
   Delivery delivery = Delivery::kAtWait;
 };
 // For all launches from now on, of all threads.
@@ -38,6 +40,7 @@ Size block_size();
 Size grid_size();
 unsigned lane();        // within the warp
 void* shared_memory();  // of the block; 128-byte aligned
+bool is_shared(const void* from, size_t bytes);
 
 // Waits for every thread of the block. `site` names the call: two different ones do not match.
 void block_barrier(const char* site);
@@ -48,6 +51,10 @@ uint64_t warp_shuffle(unsigned mask, uint64_t value, int from, const char* site)
 unsigned warp_vote(unsigned mask, bool vote, const char* site);
 // The set of lanes that bring the same value.
 unsigned warp_match(unsigned mask, uint64_t value, const char* site);
+
+// All 32 lanes meet, each with an operand of its own; the last to come calls `compute` on the operands of all, in the
+// order of lanes, for all of them. Operands may live on the lanes' stacks.
+void warp_together(void* operand, void (*compute)(void* const (&operands)[kWarp]), const char* site);
 
 // cp.async: `bytes` from `source` and zeros after them, `size` (4, 8 or 16) in all.
 void copy_async(void* shared, const void* source, int size, int bytes);

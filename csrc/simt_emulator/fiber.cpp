@@ -49,7 +49,7 @@ constexpr size_t kStackBytes = 256 * 1024;  // memory is taken page by page, as 
 constexpr size_t kGuardBytes = 4096;        // an overflow ends the process instead of another fiber
 
 // The two of the switch under way: a new stack has no frame from which it could learn them.
-thread_local Fiber *leaving = nullptr, *entering = nullptr;
+__attribute__((tls_model("initial-exec"))) thread_local Fiber *leaving = nullptr, *entering = nullptr;
 
 }  // namespace
 

@@ -101,7 +101,7 @@ Place common_place(std::initializer_list<const Tensor*> tensors) {
 
 ConvSpec unpack_conv(const Ints& packed) {
   ConvSpec s{};
-  s.spatial_dims = take_dims(packed, 4, 5);
+  s.spatial_dims = take_dims(packed, 4, 6);
   size_t at = 1;
   s.stride = take(packed, &at, s.spatial_dims, 1);
   s.pad_before = take(packed, &at, s.spatial_dims, 0);
@@ -111,6 +111,7 @@ ConvSpec unpack_conv(const Ints& packed) {
   s.padding_mode = packed[at++];
   s.activation = packed[at++];
   s.algorithm = packed[at++];
+  s.allow_tf32 = packed[at++] != 0;
   s.channels_last = packed[at++] != 0;
   check_window(s.stride, s.pad_before, s.pad_after, s.dilation);
   STD_TORCH_CHECK(s.groups > 0 && s.groups <= INT32_MAX, "convkit: groups must be positive, and not huge, got ",
@@ -219,6 +220,7 @@ ConvProblem conv_problem(const ConvSpec& spec, int64_t n, int64_t c, int64_t k, 
   p.dilation = spec.dilation;
   p.padding_mode = static_cast<PaddingMode>(spec.padding_mode);
   p.algorithm = spec.algorithm;
+  p.allow_tf32 = spec.allow_tf32;
   STD_TORCH_CHECK(c % spec.groups == 0 && k % spec.groups == 0, "convkit: ", c, " input and ", k,
                   " output channels must be divisible by groups ", spec.groups);
   for (int i = 0; i < kMaxSpatial; ++i) {

@@ -20,12 +20,12 @@ using OptionalTensor = std::optional<Tensor>;
 using Ints = std::vector<int64_t>;
 
 // What problem.pack_conv packs: n, stride n, pad_before n, pad_after n, dilation n, groups, padding_mode,
-// activation, algorithm, channels_last.
+// activation, algorithm, allow_tf32, channels_last.
 struct ConvSpec {
   int spatial_dims;
   Spatial stride, pad_before, pad_after, dilation;
   int64_t groups, padding_mode, activation, algorithm;
-  bool channels_last;
+  bool allow_tf32, channels_last;
 };
 ConvSpec unpack_conv(const Ints& packed);
 

@@ -9,9 +9,11 @@
 
 #ifdef __CUDACC__
 #define CONVKIT_UNROLL _Pragma("unroll")
+#define CONVKIT_NO_UNROLL _Pragma("unroll 1")
 #define CONVKIT_RESTRICT __restrict__
 #else
 #define CONVKIT_UNROLL
+#define CONVKIT_NO_UNROLL
 #define CONVKIT_RESTRICT
 #endif
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "simt_emulator/block.h"
+#include "simt_emulator/matrix.h"
 
 #define __global__
 #define __device__

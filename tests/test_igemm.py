@@ -1,0 +1,174 @@
+"""The implicit GEMM on tensor cores, by name, on the SIMT emulator: tiles, tails, the pipeline and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from convkit.backends.base import Backend
+from convkit.backends.native import tf32_allowed
+from convkit.problem import ACTIVATIONS
+from convkit.testing.cases import ConvCase
+from convkit.testing.layouts import LAYOUTS
+from convkit.testing.oracle import Call, conv_calls, data, expect, mismatch, product_error
+from convkit.testing.simt import Simt
+from tests.test_raw_ops import assert_right
+
+
+@pytest.fixture(scope="module")
+def simt() -> Simt:
+    backend = Simt()
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    return backend
+
+
+# Tiles have 64 rows (positions; filters in wgrad) and 64 columns (filters; channels, taps), steps 32 or 16 elements of
+# the reduction, the pipeline 4 stages.
+CASES = (
+    ConvCase(
+        "tails", "rows, columns and steps end inside a tile; stages come round", (2, 24, 9, 11), (72, 24, 3, 3), 1, 1
+    ),
+    ConvCase("stride_2", "four phases of unlike taps in dgrad", (2, 16, 13, 10), (24, 16, 3, 3), 2, 1),
+    ConvCase("stride_3", "phases without any tap", (1, 16, 14, 11), (16, 16, 2, 2), 3),
+    ConvCase("dilated", "windows with holes", (1, 16, 12, 11), (8, 16, 3, 3), 1, 2, 2),
+    ConvCase(
+        "strided_and_dilated", "phases that take every other tap", (1, 16, 13, 12), (8, 16, 3, 4), (4, 2), 2, (2, 4)
+    ),
+    ConvCase("groups", "three groups, each with a tail", (2, 48, 7, 9), (72, 16, 3, 3), 1, 1, groups=3),
+    ConvCase("one_dimension", "all parameters at once", (3, 32, 37), (40, 32, 5), 2, 2, 2),
+    ConvCase("three_dimensions", "all parameters unlike", (1, 16, 5, 6, 7), (16, 16, 3, 2, 3), (2, 1, 3), (1, 0, 2)),
+    ConvCase("pointwise", "a plain product of matrices", (2, 64, 8, 9), (80, 64, 1, 1)),
+    ConvCase("pad_pairs", "four different paddings", (2, 16, 6, 7), (24, 16, 3, 4), 1, ((2, 0), (1, 3))),
+    ConvCase("small_channels", "one step holds several taps", (1, 8, 9, 10), (16, 8, 5, 5), 1, 2),
+    ConvCase("one_position", "a fully connected layer", (3, 16, 3, 4), (8, 16, 3, 4)),
+)
+KINDS = {  # dtype and algorithm
+    "bfloat16": (torch.bfloat16, "conv_igemm"),
+    "float16": (torch.float16, "conv_igemm"),
+    "float32": (torch.float32, "conv_igemm"),
+    "tf32": (torch.float32, "conv_igemm_tf32"),
+}
+
+
+def by_name(call: Call, simt: Simt, algorithm: str) -> Call:
+    return call.replace(spec=call.spec._replace(algorithm=simt.algorithms().index(algorithm) + 1))
+
+
+def operations(case: ConvCase, dtype: torch.dtype) -> list[Call]:
+    """fprop with a bias, and dgrad."""
+    return conv_calls(case, dtype, "channels_last")[1:3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_simt_igemm(case: ConvCase, kind: str, simt: Simt, reference: Backend) -> None:
+    dtype, algorithm = KINDS[kind]
+    for call in operations(case, dtype):
+        named = by_name(call, simt, algorithm)
+        with simt.machine(seed=1, late_copies=False):
+            first = named.run(simt)[0]
+        assert_right(named, simt, reference)
+        with simt.machine(seed=2):
+            assert torch.equal(named.run(simt)[0], first), call.op
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float32"])
+def test_simt_igemm_in_large_tiles(kind: str, simt: Simt, reference: Backend) -> None:
+    """97 tiles of 128 x 128 are enough for large ones, where there are more than 64 columns."""
+    dtype, algorithm = KINDS[kind]
+    vector = 16 // dtype.itemsize
+    rows = (97, 8, 16)
+    wide = ConvCase("wide", "", (rows[0], vector, *rows[1:]), (72, vector, 3, 3), 1, 1)
+    narrow = ConvCase("narrow", "", (rows[0], 72, *rows[1:]), (vector, 72, 3, 3), 1, 1)
+    for call in (operations(wide, dtype)[0], operations(narrow, dtype)[1]):
+        assert_right(by_name(call, simt, algorithm), simt, reference)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_simt_igemm_epilogue(activation: str, simt: Simt, reference: Backend) -> None:
+    """Packed and element by element: channels that are no whole vectors, residuals and results of the other layout."""
+    for case in (CASES[1], ConvCase("odd", "", (1, 16, 5, 7), (21, 16, 3, 3))):
+        for dtype in (torch.bfloat16, torch.float32):
+            for call in conv_calls(case, dtype, "channels_last")[0:3:2]:
+                shape = case.output if call.op == "conv_fprop" else case.input
+                if call.op == "conv_dgrad" and case.name == "odd":
+                    continue
+                extra: dict[str, Any] = {n: data((shape[1],), dtype, n) for n in ("bias", "scale")}
+                spec = case.spec._replace(activation=ACTIVATIONS.index(activation), alpha=0.1)
+                for layout in ("contiguous", "channels_last"):
+                    residual = LAYOUTS[layout](data(shape, dtype, "residual"))
+                    wanted = call.replace(
+                        **extra, residual=residual, spec=spec, channels_last=layout == "channels_last"
+                    )
+                    assert_right(by_name(wanted, simt, "conv_igemm"), simt, reference)
+
+
+def plan(call: Call, simt: Simt) -> str | None:
+    a = call.arguments
+    first, second = (a["x"], a["w"]) if call.op == "conv_fprop" else (a["dy"], a.get("w", a.get("x")))
+    size = a.get("input_size", a.get("kernel_size", ()))
+    return simt.plan(call.op, first, second, size, a["spec"], True)
+
+
+def test_simt_igemm_is_preferred(simt: Simt) -> None:
+    """Where channels are whole vectors and neighbours; TF32 only where it is allowed."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for call in operations(CASES[0], dtype):
+            assert plan(call, simt) == "conv_igemm"
+            tf32 = call.replace(spec=call.spec._replace(allow_tf32=True))
+            assert plan(tf32, simt) == ("conv_igemm_tf32" if dtype == torch.float32 else "conv_igemm")
+    for call in operations(CASES[0], torch.float64) + conv_calls(CASES[0], torch.bfloat16)[:3]:
+        if call.op != "conv_bgrad":
+            assert plan(call, simt) == "conv_direct"
+
+
+def refusal(call: Call, simt: Simt, algorithm: str = "conv_igemm") -> str:
+    with pytest.raises(RuntimeError) as error:
+        by_name(call, simt, algorithm).run(simt)
+    return str(error.value)
+
+
+def test_simt_igemm_says_what_it_refuses(simt: Simt) -> None:
+    case = CASES[0]
+    assert "tensor cores have no other" in refusal(operations(case, torch.float64)[0], simt)
+    assert "rounds float32 only" in refusal(operations(case, torch.bfloat16)[0], simt, "conv_igemm_tf32")
+    for call in conv_calls(case, torch.bfloat16)[1:3]:
+        assert "must be neighbours (channels_last)" in refusal(call, simt)
+    odd = ConvCase("odd", "", (1, 12, 5, 5), (20, 12, 3, 3))  # a multiple of 16 bytes in float32 alone
+    for call in operations(odd, torch.bfloat16):
+        assert "a multiple of 16 bytes" in refusal(call, simt)
+    shifted = operations(case, torch.bfloat16)[0]
+    storage = torch.zeros(shifted.arguments["x"].numel() + 1, dtype=torch.bfloat16)
+    unaligned = storage[1:].as_strided(shifted.arguments["x"].shape, shifted.arguments["x"].stride())
+    assert "aligned" in refusal(shifted.replace(x=unaligned), simt)
+
+
+def test_simt_igemm_keeps_float32(simt: Simt, reference: Backend) -> None:
+    """Three products keep what one of TF32 loses, and the largest numbers, which round to infinity in TF32."""
+    for call in operations(CASES[8], torch.float32):
+        rounded = by_name(call, simt, "conv_igemm_tf32").run(simt)[0]
+        assert mismatch(rounded, expect(call, reference, product_error(call, simt))[0]) is not None, call.op
+    x = torch.full((1, 4, 1, 1), torch.finfo(torch.float32).max).contiguous(memory_format=torch.channels_last)
+    w = torch.tensor([0.25, -0.25, 0.5, 0.25]).view(1, 4, 1, 1).contiguous(memory_format=torch.channels_last)
+    spec = ConvCase("", "", (1, 4, 1, 1), (1, 4, 1, 1)).spec._replace(
+        algorithm=simt.algorithms().index("conv_igemm") + 1
+    )
+    y = simt.conv_fprop(x, w, None, None, None, spec, True)
+    torch.testing.assert_close(y.flatten(), x[0, :1].flatten() * 0.75, rtol=2**-20, atol=0)
+
+
+def test_pytorchs_switches_of_tf32() -> None:
+    switch = torch.backends.cudnn
+    before = switch.allow_tf32
+    try:
+        for allowed in (False, True):
+            switch.allow_tf32 = allowed
+            assert tf32_allowed() == allowed
+        with switch.flags(allow_tf32=False):
+            assert not tf32_allowed()
+        assert tf32_allowed()
+    finally:
+        switch.allow_tf32 = before
