@@ -11,6 +11,7 @@ import torch
 
 from convkit import backends
 from convkit.backends.base import Backend
+from convkit.testing.simt import Simt
 from tests.places import no_gpu
 
 _M_PERTURB, _M_MMAP_THRESHOLD = -6, -3
@@ -70,4 +71,13 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     """Each implementation in turn."""
     implementation = backends.get(request.param)
     assert implementation.available() is None, implementation.available()
+    return implementation
+
+
+@pytest.fixture(scope="session")
+def simt() -> Simt:
+    """The GPU kernels on the emulator."""
+    implementation = Simt()
+    if (reason := implementation.available()) is not None:
+        pytest.skip(reason)
     return implementation

@@ -16,15 +16,6 @@ from convkit.testing.oracle import Call, conv_calls, data, expect, mismatch, pro
 from convkit.testing.simt import Simt
 from tests.test_raw_ops import assert_right
 
-
-@pytest.fixture(scope="module")
-def simt() -> Simt:
-    backend = Simt()
-    if (reason := backend.available()) is not None:
-        pytest.skip(reason)
-    return backend
-
-
 # Tiles have 64 rows (positions; filters in wgrad) and 64 columns (filters; channels, taps), steps 32 or 16 elements of
 # the reduction, the pipeline 4 stages.
 CASES = (
@@ -58,8 +49,8 @@ def by_name(call: Call, simt: Simt, algorithm: str) -> Call:
 
 
 def operations(case: ConvCase, dtype: torch.dtype) -> list[Call]:
-    """fprop with a bias, and dgrad."""
-    return conv_calls(case, dtype, "channels_last")[1:3]
+    """fprop with a bias, dgrad and wgrad."""
+    return conv_calls(case, dtype, "channels_last")[1:4]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,6 +76,17 @@ def test_simt_igemm_in_large_tiles(kind: str, simt: Simt, reference: Backend) ->
     narrow = ConvCase("narrow", "", (rows[0], 72, *rows[1:]), (vector, 72, 3, 3), 1, 1)
     for call in (operations(wide, dtype)[0], operations(narrow, dtype)[1]):
         assert_right(by_name(call, simt, algorithm), simt, reference)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_simt_igemm_adds_parts_of_a_long_reduction(kind: str, simt: Simt, reference: Backend) -> None:
+    """2560 positions are 80 or 160 steps, which are worth 5 or 10 blocks; the last part is shorter."""
+    dtype, algorithm = KINDS[kind]
+    call = by_name(operations(ConvCase("long", "", (4, 8, 32, 20), (8, 8, 3, 3), 1, 1), dtype)[2], simt, algorithm)
+    assert_right(call, simt, reference)
+    with simt.machine(seed=3, late_copies=False):
+        first = call.run(simt)[0]
+    assert torch.equal(first, call.run(simt)[0])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -120,7 +122,7 @@ def test_simt_igemm_is_preferred(simt: Simt) -> None:
             assert plan(call, simt) == "conv_igemm"
             tf32 = call.replace(spec=call.spec._replace(allow_tf32=True))
             assert plan(tf32, simt) == ("conv_igemm_tf32" if dtype == torch.float32 else "conv_igemm")
-    for call in operations(CASES[0], torch.float64) + conv_calls(CASES[0], torch.bfloat16)[:3]:
+    for call in operations(CASES[0], torch.float64) + conv_calls(CASES[0], torch.bfloat16)[:4]:
         if call.op != "conv_bgrad":
             assert plan(call, simt) == "conv_direct"
 
@@ -135,7 +137,7 @@ def test_simt_igemm_says_what_it_refuses(simt: Simt) -> None:
     case = CASES[0]
     assert "tensor cores have no other" in refusal(operations(case, torch.float64)[0], simt)
     assert "rounds float32 only" in refusal(operations(case, torch.bfloat16)[0], simt, "conv_igemm_tf32")
-    for call in conv_calls(case, torch.bfloat16)[1:3]:
+    for call in conv_calls(case, torch.bfloat16)[1:4]:
         assert "must be neighbours (channels_last)" in refusal(call, simt)
     odd = ConvCase("odd", "", (1, 12, 5, 5), (20, 12, 3, 3))  # a multiple of 16 bytes in float32 alone
     for call in operations(odd, torch.bfloat16):
@@ -161,14 +163,6 @@ def test_simt_igemm_keeps_float32(simt: Simt, reference: Backend) -> None:
 
 
 def test_pytorchs_switches_of_tf32() -> None:
-    switch = torch.backends.cudnn
-    before = switch.allow_tf32
-    try:
-        for allowed in (False, True):
-            switch.allow_tf32 = allowed
+    for allowed in (True, False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):  # settable where tests froze the global ones
             assert tf32_allowed() == allowed
-        with switch.flags(allow_tf32=False):
-            assert not tf32_allowed()
-        assert tf32_allowed()
-    finally:
-        switch.allow_tf32 = before

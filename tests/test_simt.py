@@ -23,14 +23,6 @@ from tests.test_raw_ops import assert_right, combinations
 INF, NAN = float("inf"), float("nan")
 
 
-@pytest.fixture(scope="session")
-def simt() -> Simt:
-    backend = Simt()
-    if (reason := backend.available()) is not None:
-        pytest.skip(reason)
-    return backend
-
-
 def check(call: Call, simt: Simt, reference: Backend) -> None:
     """Right under two orders of threads, with the same bits: nothing depends on which thread comes first."""
     if simt.supports(call.op, call.dtype, torch.device("cpu"), call.spec) is not None:

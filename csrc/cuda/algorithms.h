@@ -8,8 +8,8 @@ namespace convkit::cuda {
 
 constexpr ConvAlgorithm kConvAlgorithms[] = {
     {"conv_depthwise", conv_depthwise_supports, conv_fprop_depthwise, conv_dgrad_depthwise, conv_wgrad_depthwise},
-    {"conv_igemm_tf32", conv_igemm_tf32_supports, conv_fprop_igemm_tf32, conv_dgrad_igemm_tf32, conv_wgrad_direct},
-    {"conv_igemm", conv_igemm_supports, conv_fprop_igemm, conv_dgrad_igemm, conv_wgrad_direct},
+    {"conv_igemm_tf32", conv_igemm_tf32_supports, conv_fprop_igemm_tf32, conv_dgrad_igemm_tf32, conv_wgrad_igemm_tf32},
+    {"conv_igemm", conv_igemm_supports, conv_fprop_igemm, conv_dgrad_igemm, conv_wgrad_igemm},
     {"conv_direct", conv_direct_supports, conv_fprop_direct, conv_dgrad_direct, conv_wgrad_direct},
 };
 

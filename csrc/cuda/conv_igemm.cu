@@ -6,6 +6,8 @@
 namespace convkit::cuda {
 namespace {
 
+constexpr int64_t kMostPositions = 0x7fff0000;  // a pipeline may count a few steps beyond the last
+
 // Whether `channels` of each group, along stride[kC], can be moved as whole vectors of 16 bytes.
 bool vectors_fit(const TensorView& t, int64_t channels) {
   const int64_t bytes = dtype_bytes(t.dtype), vector = 16 / bytes;
@@ -18,16 +20,16 @@ const char* supports(ConvOp op, const ConvProblem& p, const ConvTensors& t) {
   if (dtype != DType::kFloat32 && dtype != DType::kBFloat16 && dtype != DType::kFloat16)
     return "conv_igemm multiplies float32, bfloat16 and float16: tensor cores have no other of our types";
   const int64_t positions = volume(op == ConvOp::kDgrad ? p.in : p.out);
-  if (!positions_fit(p) || positions * p.n >= 0x7fffffff) return "conv_igemm counts positions in 32 bits";
+  if (!positions_fit(p) || positions * p.n >= kMostPositions) return "conv_igemm counts positions in 32 bits";
   const int64_t c = p.c / p.groups, k = p.k / p.groups;
-  if (op == ConvOp::kWgrad) return "conv_igemm has no wgrad";
-  if (op == ConvOp::kFprop && !vectors_fit(t.x, c))
+  if (op == ConvOp::kWgrad && volume(p.filter) * c >= 0x7fffffff) return "conv_igemm counts columns of 'w' in 32 bits";
+  if (op != ConvOp::kDgrad && !vectors_fit(t.x, c))
     return "conv_igemm moves 16 bytes at a time: the channels of a group in 'x' must be neighbours (channels_last), a "
            "multiple of 16 bytes and aligned to them";
-  if (op == ConvOp::kDgrad && !vectors_fit(t.y, k))
+  if (op != ConvOp::kFprop && !vectors_fit(t.y, k))
     return "conv_igemm moves 16 bytes at a time: the channels of a group in 'dy' must be neighbours (channels_last), a "
            "multiple of 16 bytes and aligned to them";
-  if (!vectors_fit(t.w, c))
+  if (op != ConvOp::kWgrad && !vectors_fit(t.w, c))
     return "conv_igemm moves 16 bytes at a time: the channels of 'w' must be neighbours (channels_last), a multiple of "
            "16 bytes and aligned to them";
   return nullptr;

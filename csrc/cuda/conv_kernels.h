@@ -25,6 +25,8 @@ Status conv_dgrad_igemm(const ConvProblem&, const TensorView& dy, const TensorVi
                         const TensorView& dx);
 Status conv_dgrad_igemm_tf32(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
                              const TensorView& dx);
+Status conv_wgrad_igemm(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
+Status conv_wgrad_igemm_tf32(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
 
 const char* conv_direct_supports(ConvOp, const ConvProblem&, const ConvTensors&);
 Status conv_fprop_direct(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,

@@ -1,0 +1,224 @@
+// conv_igemm: wgrad on tensor cores, as an implicit GEMM whose reduction is split among blocks.
+//
+// Computes  dw[k,c,tap] = sum over n and positions of dy[n,k,o,q,r] x[n,c,o*stride - pad + t*dilation]: rows are
+// filters,
+//           columns taps and channels (channels fastest), the reduction all positions of all images
+// Layout    dy and x with neighbouring channels, aligned to 16 bytes (channels_last); dw any
+// Mapping   a block makes 128 x 128 or 64 x 64 sums of one group over one part of the positions (blockIdx.z): few tiles
+//           have long reductions, and the parts fill the GPU. A second kernel adds the parts in their order, which the
+//           problem alone decides: the same bits each time, without atomics
+// Memory    four stages of 32 (16-bit types) or 16 positions, by cp.async; both operands lie across the reduction, and
+//           are turned as filters are in dgrad. A thread's columns stay, and with them its tap and its channel; only
+//           positions move on. Parts are float32 in a workspace, written and read once
+// Limits    filters and channels of a group are multiples of 16 bytes; positions of all images together are counted in
+//           32 bits
+#include "cuda/conv_gather.h"
+#include "cuda/conv_kernels.h"
+#include "cuda/device/pack.h"
+#include "cuda/igemm_tile.h"
+
+namespace convkit::cuda {
+namespace {
+
+constexpr int64_t kBlocksWanted = 264;           // two for each multiprocessor of the GPUs with the most
+constexpr int kPartPack = 4, kAddThreads = 256;  // of add_parts
+constexpr int64_t kStepsWorth = 16;              // what a part should have, to be worth the traffic of its sums
+
+struct IgemmWgrad {
+  TensorView dy, x, dw;
+  float* parts;  // [part][filter of all groups][column]
+  Spatial in, stride, pad, dilation;
+  Divider out_w, out_h, out_d, channels, taps_w, taps_h, column_tiles;
+  int64_t filters;    // of all groups
+  int32_t positions;  // of all images
+  int32_t group_k, group_c, columns, steps, steps_each;
+};
+
+// What a column is.
+struct Column {
+  int32_t channel, tap[3];
+
+  CONVKIT_DEVICE Column(const IgemmWgrad& g, int32_t column) {
+    channel = g.channels.take(&column);
+    tap[2] = g.taps_w.take(&column);
+    tap[1] = g.taps_h.take(&column);
+    tap[0] = column;
+  }
+};
+
+// What a thread brings of both operands: always the same vector of filters and the same of channels of a tap, for
+// kRowsEach positions of a step.
+template <typename Tile>
+class Positions {
+  using T = typename Tile::Element;
+  static_assert(Tile::kM == Tile::kN, "one place of a thread serves both operands");
+  static constexpr int kVectors = Tile::A::kVectors, kApart = Tile::kThreads / kVectors;
+  static constexpr int kRowsEach = Tile::A::kRows / kApart;
+
+ public:
+  CONVKIT_DEVICE Positions(const IgemmWgrad& g, int32_t group, int32_t row, int32_t column, int32_t step)
+      : g_(g), vector_(static_cast<int>(threadIdx.x) % kVectors), row_(static_cast<int>(threadIdx.x) / kVectors) {
+    position_ = step * kStep<T> + row_;
+    row += vector_ * kVector<T>;
+    column += vector_ * kVector<T>;
+    filters_ = row < g.group_k;
+    channels_ = column < g.columns;
+    dy_ = data<T>(g.dy) + (static_cast<int64_t>(group) * g.group_k + row) * g.dy.stride[kC];
+    const Column at(g, column);
+    x_ = data<T>(g.x) + (static_cast<int64_t>(group) * g.group_c + at.channel) * g.x.stride[kC];
+    CONVKIT_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      origin_[i] = static_cast<int32_t>(at.tap[i] * g.dilation[i] - g.pad[i]);
+      x_ += origin_[i] * g.x.stride[kD + i];
+    }
+  }
+
+  CONVKIT_DEVICE void fetch(char* stage) {
+    CONVKIT_UNROLL
+    for (int i = 0; i < kRowsEach; ++i) {
+      int32_t rest = position_ + i * kApart, at[3];
+      const bool exists = rest < g_.positions;
+      at[2] = g_.out_w.take(&rest);
+      at[1] = g_.out_h.take(&rest);
+      at[0] = g_.out_d.take(&rest);
+      bool inside = exists && channels_;
+      int64_t to = rest * g_.dy.stride[kN], from = rest * g_.x.stride[kN];
+      CONVKIT_UNROLL
+      for (int axis = 0; axis < 3; ++axis) {
+        const int32_t moved = at[axis] * static_cast<int32_t>(g_.stride[axis]);
+        inside = inside && static_cast<uint32_t>(moved + origin_[axis]) < static_cast<uint32_t>(g_.in[axis]);
+        to += at[axis] * g_.dy.stride[kD + axis];
+        from += moved * g_.x.stride[kD + axis];
+      }
+      copy_async_16(stage + Tile::A::place(row_ + i * kApart, vector_), dy_ + to, exists && filters_);
+      copy_async_16(stage + Tile::kBytesA + Tile::B::place(row_ + i * kApart, vector_), x_ + from, inside);
+    }
+    position_ += kStep<T>;
+  }
+
+ private:
+  const IgemmWgrad& g_;
+  int vector_, row_;
+  int32_t position_, origin_[3];
+  bool filters_, channels_;
+  const T *dy_, *x_;
+};
+
+template <typename Tile, typename Sync>
+__global__ void __launch_bounds__(Tile::kThreads) igemm_wgrad(const IgemmWgrad g) {
+  char* stages = static_cast<char*>(shared_memory());
+  int32_t row_tile = static_cast<int32_t>(blockIdx.x);
+  const int32_t first_column = g.column_tiles.take(&row_tile) * Tile::kN, first_row = row_tile * Tile::kM;
+  const int32_t group = static_cast<int32_t>(blockIdx.y), part = static_cast<int32_t>(blockIdx.z);
+  const int32_t step = part * g.steps_each, left = g.steps - step;
+  Positions<Tile> positions(g, group, first_row, first_column, step);
+  Sums<Tile> sums;
+  accumulate<Tile, Sync>([&](char* stage) { positions.fetch(stage); }, left < g.steps_each ? left : g.steps_each,
+                         stages, sums);
+
+  float* stage = reinterpret_cast<float*>(stages);
+  stage_sums(sums, stage);
+  constexpr int kPacks = Tile::kN / kPartPack;
+  const int column = static_cast<int>(threadIdx.x) % kPacks * kPartPack;
+  if (first_column + column >= g.columns) return;
+  for (int row = static_cast<int>(threadIdx.x) / kPacks; row < Tile::kM && first_row + row < g.group_k;
+       row += Tile::kThreads / kPacks) {
+    const int64_t filter = static_cast<int64_t>(group) * g.group_k + first_row + row;
+    store_pack(g.parts + (part * g.filters + filter) * g.columns + first_column + column,
+               load_pack<float, kPartPack>(staged<Tile>(stage, row, column)));
+  }
+}
+
+// dw from its parts: a thread adds kPartPack neighbouring columns of a filter, part after part.
+template <typename T>
+__global__ void __launch_bounds__(kAddThreads) add_parts(const IgemmWgrad g, const int32_t parts) {
+  const int64_t packs = g.columns / kPartPack, count = packs * g.filters;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kAddThreads + threadIdx.x;
+  if (i >= count) return;
+  const int64_t filter = i / packs;
+  const int32_t column = static_cast<int32_t>(i % packs) * kPartPack;
+  const float* from = g.parts + filter * g.columns + column;
+  float sum[kPartPack] = {};
+  for (int32_t part = 0; part < parts; ++part) {
+    const Pack<float, kPartPack> pack = load_pack<float, kPartPack>(from + part * g.filters * g.columns);
+    CONVKIT_UNROLL
+    for (int j = 0; j < kPartPack; ++j) sum[j] += pack.v[j];
+  }
+  const Column at(g, column);
+  T* to = data<T>(g.dw) + offset(g.dw, filter, at.channel, at.tap[0], at.tap[1], at.tap[2]);
+  CONVKIT_UNROLL
+  for (int j = 0; j < kPartPack; ++j) store(to + j * g.dw.stride[kC], sum[j]);
+}
+
+template <typename Tile>
+Status launch_tile(const ConvProblem& p, IgemmWgrad g) {
+  using T = typename Tile::Element;
+  const int64_t columns = ceil_div(g.columns, Tile::kN), tiles = ceil_div(g.group_k, Tile::kM) * columns;
+  if (tiles > kMostBlocksX || p.groups > kMostBlocksY) return {"conv_igemm: more tiles than one grid has blocks"};
+  g.column_tiles = Divider(columns);
+  g.steps = static_cast<int32_t>(ceil_div(g.positions, kStep<T>));
+  // As many parts as fill the GPU, none of them short.
+  int64_t parts = kBlocksWanted / (tiles * p.groups);
+  if (parts > g.steps / kStepsWorth) parts = g.steps / kStepsWorth;
+  if (parts < 1) parts = 1;
+  g.steps_each = static_cast<int32_t>(ceil_div(g.steps, parts));
+  if (g.steps_each > 0) parts = ceil_div(g.steps, g.steps_each);
+
+  const Workspace workspace(parts * g.filters * g.columns * static_cast<int64_t>(sizeof(float)));
+  if (!workspace.status().ok()) return workspace.status();
+  g.parts = workspace.as<float>();
+  const Grid grid{blocks(tiles, p.groups, parts), threads(Tile::kThreads), kStagesBytes<Tile, Pipeline>};
+  const Status status = launch(igemm_wgrad<Tile, Pipeline>, grid, IgemmWgrad(g));
+  if (!status.ok()) return status;
+  return launch(add_parts<T>,
+                Grid{blocks(ceil_div(g.filters * g.columns / kPartPack, kAddThreads)), threads(kAddThreads)},
+                IgemmWgrad(g), static_cast<int32_t>(parts));
+}
+
+template <typename P>
+Status launch_products(const ConvProblem& p, const IgemmWgrad& g) {
+  if (g.group_k > kSmallTile && g.columns > kSmallTile)
+    return launch_tile<LargeTile<P, AcrossReduction, AcrossReduction>>(p, g);
+  return launch_tile<SmallTile<P, AcrossReduction, AcrossReduction>>(p, g);
+}
+
+Status run(const ConvProblem& p, bool tf32, const TensorView& dy, const TensorView& x, const TensorView& dw) {
+  if (numel(dw) == 0) return kOk;
+  const auto divider = [](int64_t size) { return Divider(size > 0 ? size : 1); };
+  IgemmWgrad g{};
+  g.dy = dy;
+  g.x = x;
+  g.dw = dw;
+  g.in = p.in;
+  g.stride = p.stride;
+  g.pad = p.pad_before;
+  g.dilation = p.dilation;
+  g.out_w = divider(p.out[2]);
+  g.out_h = divider(p.out[1]);
+  g.out_d = divider(p.out[0]);
+  g.group_k = static_cast<int32_t>(p.k / p.groups);
+  g.group_c = static_cast<int32_t>(p.c / p.groups);
+  g.channels = Divider(g.group_c);
+  g.taps_w = Divider(p.filter[2]);
+  g.taps_h = Divider(p.filter[1]);
+  g.filters = p.k;
+  g.columns = static_cast<int32_t>(volume(p.filter) * g.group_c);
+  g.positions = static_cast<int32_t>(p.n * volume(p.out));
+  switch (dw.dtype) {
+    case DType::kBFloat16: return launch_products<Products<bfloat16, 1>>(p, g);
+    case DType::kFloat16: return launch_products<Products<float16, 1>>(p, g);
+    default: return tf32 ? launch_products<Products<float, 1>>(p, g) : launch_products<Products<float, 3>>(p, g);
+  }
+}
+
+}  // namespace
+
+Status conv_wgrad_igemm(const ConvProblem& p, const TensorView& dy, const TensorView& x, const TensorView& dw) {
+  return run(p, false, dy, x, dw);
+}
+
+Status conv_wgrad_igemm_tf32(const ConvProblem& p, const TensorView& dy, const TensorView& x, const TensorView& dw) {
+  return run(p, true, dy, x, dw);
+}
+
+}  // namespace convkit::cuda
