@@ -7,6 +7,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,17 +114,19 @@ def test_algorithms_have_numbers_per_device(monkeypatch: pytest.MonkeyPatch, sim
         )
         assert simt.supports("conv_fprop", torch.float32, GPU, spec) == (None if on_gpu else refused.format("cuda"))
 
-    class OnGpu:
-        is_cuda = True
-
-    def packed(number: int) -> list[int]:
-        return simt._conv_list(one._replace(algorithm=number), False, OnGpu())  # type: ignore[arg-type]
+    def packed(number: int, dtype: torch.dtype = torch.bfloat16) -> list[int]:
+        on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype)
+        return simt._conv_list(one._replace(algorithm=number), False, on_gpu)  # type: ignore[arg-type]
 
     assert packed(0) == pack_conv(one, False)
     assert packed(1) == pack_conv(one._replace(algorithm=2), False)
     assert packed(3) == pack_conv(one._replace(algorithm=1), False)
     with pytest.raises(RuntimeError, match="conv_rows has no GPU kernel"):
         packed(2)
+    for allowed in (True, False):  # TF32 concerns float32 alone, and is PyTorch's to allow
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+            assert packed(0) == pack_conv(one, False)
+            assert packed(0, torch.float32) == pack_conv(one._replace(allow_tf32=allowed), False)
 
 
 @pytest.mark.parametrize("namespace", ["convkit", "convkit_simt"])
