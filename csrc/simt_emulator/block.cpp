@@ -325,7 +325,7 @@ unsigned warp_match(unsigned mask, uint64_t value, const char* site) {
     });
     part(warp, mask);
   }
-  return static_cast<unsigned>(machine.running->value);
+  return static_cast<unsigned>(current->running->value);
 }
 
 void copy_async(void* shared, const void* source, int size, int bytes) {
