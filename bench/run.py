@@ -30,7 +30,7 @@ from bench.pools import PoolRow
 from bench.problems import Problem, Row, select
 from convkit import backends
 from convkit.terminal import Progress
-from convkit.testing.oracle import Call, error, expect
+from convkit.testing.oracle import Call, error, expect, product_error
 
 Calls = dict[str, list[Callable[[], Any]]]
 
@@ -160,7 +160,8 @@ def verify(problem: Problem, pass_: str, inputs: providers.Inputs, call: provide
         few = slice(0, 2)
         arguments = {k: v[few] if k in ("x", "dy") else v for k, v in arguments.items()}
         result = result[few]
-    expected = expect(Call(op, arguments | {"channels_last": False}), backends.get("reference"))[0]
+    asked = Call(op, arguments | {"channels_last": False})
+    expected = expect(asked, backends.get("reference"), product_error(asked, backends.get("native")))[0]
     return error(result, expected)
 
 
