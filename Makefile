@@ -41,7 +41,11 @@ build: $(call env,build)
 WORKERS = $$($(PY) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist worksteal')
 # The tests that run compiled kernels, for the builds and settings that `make test` leaves out.
 KERNEL_TESTS = tests/test_core.py tests/test_raw_ops.py tests/test_conv_depthwise.py tests/test_conv_gemm.py \
-  tests/test_pool_kernels.py
+  tests/test_pool_kernels.py tests/test_unpool.py::test_random_problems_against_pytorch \
+  tests/test_lp_pool.py::test_values_and_gradients_are_pytorchs \
+  tests/test_lp_pool.py::test_norm_neither_overflows_nor_vanishes \
+  tests/test_stochastic_pool.py::test_the_same_choices_in_every_layout \
+  tests/test_stochastic_pool.py::test_squares_neither_overflow_nor_vanish
 # Without the GPU part, which nothing here can run: its kernels are tested on the emulator.
 TEST_BUILD = CONVKIT_CUDA=0 $(PY) tools/native_build.py --install --testing
 test: $(call env,test)

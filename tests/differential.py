@@ -16,7 +16,9 @@ import torch.nn.functional as F
 
 import convkit.functional as CF
 
-OPS = [f"{name}{n}d" for name in ("conv", "conv_transpose", "max_pool", "avg_pool") for n in (1, 2, 3)]
+SPOILT = [f"{name}{n}d" for name in ("conv", "conv_transpose", "max_pool", "avg_pool") for n in (1, 2, 3)]
+# Of these, errors have tables of their own in the tests of adaptive and Lp pooling.
+OPS = SPOILT + [f"{name}{n}d" for name in ("adaptive_avg_pool", "adaptive_max_pool", "lp_pool") for n in (1, 2, 3)]
 FLOATS = (torch.float32, torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OTHERS = (torch.int64, torch.int32, torch.uint8, torch.int8, torch.complex64, torch.complex128, torch.bool)
 
@@ -103,13 +105,22 @@ def draw_call(rng: random.Random, op: str) -> Call:
     kernel = [rng.choice((1, 2, 3)) for _ in range(n)]
     kwargs: dict[str, Any] = {}
 
+    if op.startswith("adaptive"):
+        x = laid_out(rng, whole(rng, [batch, rng.choice((1, 2, 3)), *(rng.randrange(1, 9) for _ in range(n))], dtype))
+        out: Any = tuple(rng.choice((1, 2, 3, 5, 9) + (None,) * (n > 1)) for _ in range(n))
+        if n == 1 or rng.random() < 0.4:
+            out = rng.choice((1, 2, 3, 5, 9))
+        if op.startswith("adaptive_max") and rng.random() < 0.4:
+            kwargs["return_indices"] = rng.random() < 0.8
+        return Call(op, ((x if batched else x[0]).requires_grad_(grad), out), kwargs)
+
     if "pool" in op:
         kernel_size = per_dim(rng, n, [1, 2, 3])
         k = spread(kernel_size, n)
         size = [max(k) + 2 + rng.randrange(5) for _ in range(n)]
         if rng.random() < 0.7:
             kwargs["stride"] = rng.choice((None, per_dim(rng, n, [1, 2, 3])))
-        if rng.random() < 0.6:
+        if rng.random() < 0.6 and not op.startswith("lp"):
             kwargs["padding"] = per_dim(rng, n, list(range(min(k) // 2 + 1)))
         if rng.random() < 0.4:
             kwargs["ceil_mode"] = rng.random() < 0.7
@@ -118,14 +129,18 @@ def draw_call(rng: random.Random, op: str) -> Call:
                 kwargs["dilation"] = per_dim(rng, n, [1, 2])
             if rng.random() < 0.4:
                 kwargs["return_indices"] = rng.random() < 0.8
-        else:
+        elif op.startswith("avg"):
             if rng.random() < 0.4:
                 kwargs["count_include_pad"] = rng.random() < 0.3
             if rng.random() < 0.3 and n > 1:
                 kwargs["divisor_override"] = rng.choice((None, 1, 2, 3, -2, 7))
         x = laid_out(rng, whole(rng, [batch, rng.choice((1, 2, 3)), *size], dtype))
-        x = x if batched else x[0]
-        return Call(op, (x.requires_grad_(grad), kernel_size), kwargs)
+        x = (x if batched else x[0]).requires_grad_(grad)
+        if not op.startswith("lp"):
+            return Call(op, (x, kernel_size), kwargs)
+        if n > 1 and not isinstance(kernel_size, int):
+            kernel_size = tuple(k)  # lp_pool multiplies by its numbers
+        return Call(op, (x, rng.choice((1, 2, 2.0, 3)), k[0] if n == 1 else kernel_size), kwargs)
 
     groups = rng.choice((1, 1, 1, 2, 3))
     cin, cout = groups * rng.choice((1, 2)), groups * rng.choice((1, 2, 3))
@@ -274,12 +289,15 @@ def first_line(error: Exception) -> str:
 
 def excused(call: Call, expected: Any, got: Any) -> bool:
     """Calls on which PyTorch's answer is an accident of the library that it hands the work to, or a defect."""
-    if call.op == "avg_pool3d" and "not implemented for 'Half'" in str(expected).replace("BFloat16", "Half"):
+    kinds = ("avg_pool3d", "lp_pool3d")
+    if call.op in kinds and "not implemented for 'Half'" in str(expected).replace("BFloat16", "Half"):
         return not isinstance(got, Exception)  # PyTorch's CPU kernels leave these two dtypes out
     if "Expected input_depth * input_height" in str(expected):
         return not isinstance(got, Exception)  # channels_last planes of more elements than the input's type can count
     if isinstance(expected, AttributeError):
         return isinstance(got, TypeError)  # max_pool3d asks what is no tensor for its device
+    if call.op.startswith("adaptive_avg") and "not implemented" in str(got):
+        return call.args[0].numel() == 0  # empty batches come by before their dtype is looked at
     if "conv" not in call.op:
         return False
     x, w = call.args[:2]
@@ -363,11 +381,19 @@ def _differs(call: Call, which: str, a: torch.Tensor, b: torch.Tensor) -> str | 
         return f"{b.dtype} {list(b.shape)}, PyTorch {a.dtype} {list(a.shape)}"
     if a.numel() and which == "result" and layout_is_defined(call) and long_strides(a) != long_strides(b):
         return f"strides {b.stride()}, PyTorch {a.stride()} for shape {list(a.shape)}"
-    if call.op.startswith("avg") and a.dtype.is_floating_point:
-        # One sum of at most 27 whole numbers, one division; its gradient adds up to 27 quotients.
-        roundings = 1 if which == "result" else 27
-        bound = 2 * roundings * torch.finfo(a.dtype).eps
-        ok = bool(((a.double() - b.double()).abs() <= bound * a.double().abs().clamp(min=1.0)).all())
+    if "max" not in call.op and "pool" in call.op and a.dtype.is_floating_point:
+        error, eps = (a.double() - b.double()).abs(), torch.finfo(a.dtype).eps
+        if call.op.startswith("lp"):
+            # A power, a mean, a product and a root; a gradient adds up to 27 terms, none of them above 27, of two
+            # powers and three products. Sums below 0 have no root.
+            size, roundings = (a.double().abs(), 8) if which == "result" else (27.0, 27 + 8)
+            ok = bool(((error <= roundings * eps * size) | (a.isnan() & b.isnan()) | (a == b)).all())
+        else:
+            # One sum of whole numbers, and a division or, adaptive, one per dimension; a gradient adds up quotients of
+            # at most 27 windows, adaptive of 729.
+            most = 9**3 if call.op.startswith("adaptive") else 27
+            roundings = (3 if most > 27 else 1) if which == "result" else most
+            ok = bool((error <= 2 * roundings * eps * a.double().abs().clamp(min=1.0)).all())
     else:
         ok = torch.equal(a, b)
     return (

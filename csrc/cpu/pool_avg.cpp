@@ -10,6 +10,7 @@
 #include "cpu/pool_rows.h"
 #include "cpu/pool_rows_bwd.h"
 #include "cpu/pool_tiles.h"
+#include "cpu/pool_turned.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -32,7 +33,9 @@ Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) 
     const TensorView none{};
     if (channels_apply<AvgOp, T, false>(x, y, none)) return pool_channels<AvgOp, T, false>(p, x, y, none);
     if (plane_applies(p, x)) return pool_plane<AvgOp, T, false>(p, x, y, none);
-    if (tiles_apply(p, x, y, none)) return pool_tiles<AvgOp, T, false>(p, x, y, none);
+    const bool tiles = tiles_apply(p, x, y, none);
+    if (turning_pays<T>(p, x, y, none, tiles)) return pool_turned<AvgOp, T, false>(p, x, y, none);
+    if (tiles) return pool_tiles<AvgOp, T, false>(p, x, y, none);
     if (columns_apply(p)) return pool_columns<AvgOp, T, false>(p, x, y, none);
     return pool_rows<AvgOp, T, false>(p, x, y, none);
   });
@@ -44,7 +47,9 @@ Status avg_pool_bwd(const PoolProblem& p, const TensorView& dy, const TensorView
     const TensorView none{};
     if (channels_gather_apply<T, false>(dy, none, dx)) return gather_channels<AvgBwd, T>(p, dy, none, dx);
     if (plane_applies(p, dx)) return spread_plane<AvgBwd, T>(p, dy, none, dx);
-    if (tiles_apply(p, dx, dy, none)) return spread_tiles<T, false>(p, dy, none, dx);
+    const bool tiles = tiles_apply(p, dx, dy, none);
+    if (turning_back_pays<T>(p, dy, dx, none, tiles)) return gather_turned<AvgBwd, T>(p, dy, none, dx);
+    if (tiles) return spread_tiles<T, false>(p, dy, none, dx);
     return gather_rows<AvgBwd, T>(p, dy, none, dx);
   });
 }

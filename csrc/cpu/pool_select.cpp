@@ -4,13 +4,14 @@
 //           pool_select_bwd  dx[i] = sum of dy[o] over the windows o whose chosen tap reads i
 //           pool_indices     offset -> flat position in the unpadded plane
 // Layout    any
-// Mapping   select and indices: a task is a run of output rows, one element at a time; the adjoint: pool_rows_bwd.h.
+// Mapping   select and indices: a task is a run of output rows, one element at a time; the adjoint: as max_pool.
 // Limits    an offset that names no tap, or a tap in the padding, selects 0, gets no gradient and has index -1.
 #include "cpu/pool_channels.h"
 #include "cpu/pool_kernels.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows_bwd.h"
 #include "cpu/pool_tiles.h"
+#include "cpu/pool_turned.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -87,7 +88,9 @@ Status pool_select_bwd(const PoolProblem& p, const TensorView& dy, const TensorV
     using T = typename decltype(t)::type;
     if (channels_gather_apply<T, true>(dy, offsets, dx)) return gather_channels<SelectBwd, T>(p, dy, offsets, dx);
     if (plane_applies(p, dx)) return spread_plane<SelectBwd, T>(p, dy, offsets, dx);
-    if (tiles_apply(p, dx, dy, offsets)) return spread_tiles<T, true>(p, dy, offsets, dx);
+    const bool tiles = tiles_apply(p, dx, dy, offsets);
+    if (turning_back_pays<T>(p, dy, dx, offsets, tiles)) return gather_turned<SelectBwd, T>(p, dy, offsets, dx);
+    if (tiles) return spread_tiles<T, true>(p, dy, offsets, dx);
     return gather_rows<SelectBwd, T>(p, dy, offsets, dx);
   });
 }

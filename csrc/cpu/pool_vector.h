@@ -7,18 +7,11 @@
 #include <utility>
 
 #include "core/dtype.h"
+#include "cpu/simd.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
 
 template <typename T>
 struct PoolAccumulate {
@@ -83,11 +76,11 @@ struct Lanes {
 template <typename A>
 using Vec = typename Simd<A, Lanes<A>::count>::type;
 
+// Minus zero changes nothing, not even the sign of zero, and leaves one broadcast. (GCC 12 makes a masked broadcast per
+// lane of a loop over the lanes.)
 template <typename A>
 CONVKIT_INLINE Vec<A> splat(A v) {
-  Vec<A> all;
-  for (int i = 0; i < Lanes<A>::count; ++i) all[i] = v;
-  return all;
+  return v - Vec<A>{};
 }
 
 template <typename R, typename T>

@@ -5,7 +5,8 @@
 //           inside the input (and for taps in the padding with x = 0), and index() names the window: its position in
 //           a contiguous N C O P Q result
 // Layout    any
-// Mapping   channels: lanes are channels, straight from x. Rows: lanes are windows along w, of one plane or of small
+// Mapping   channels: lanes are channels, straight from x or from small planes that are turned (pool_turned.h). Rows:
+// lanes are windows along w, of one plane or of small
 //           planes side by side. Single: one window at a time, for windows too large to be kept.
 // Memory    rows: each input row is staged once (phases, zeros for padding written once) into a ring as deep as a
 //           window is high; at most kMostStaged bytes.
@@ -14,6 +15,7 @@
 #include "cpu/pool_channels.h"
 #include "cpu/pool_philox.h"
 #include "cpu/pool_rows.h"
+#include "cpu/pool_turned.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -79,6 +81,7 @@ struct ChannelWindows {
   const PoolProblem& p;
   const TensorView &x, &y, &offsets;
   const Op& op;
+  int64_t first_plane;  // channel 0 of image 0
   TapList<T, I> taps;
 
   void carve(Carver& c, const PoolProblem& problem) { taps.carve(c, problem); }
@@ -100,7 +103,7 @@ struct ChannelWindows {
                       (td * p.kernel[1] + th) * p.kernel[2] + tw);
       O* to = data<O>(y) + offset(y, n, 0, o, q, r);
       const int64_t taps_to = Op::kChooses ? offset(offsets, n, 0, o, q, r) : 0;
-      const uint64_t first = window_index(p, n * p.c, o, q, r);
+      const uint64_t first = window_index(p, first_plane + n * p.c, o, q, r);
       taps.visit([&](const auto& window_at) CONVKIT_INLINE_LAMBDA {
         for (int64_t next = 0; next < p.c; next += kLanes) {
           const int64_t c = lesser(next, p.c - kLanes);  // the last vector overlaps the one before
@@ -317,11 +320,17 @@ Status pool_windows(const PoolProblem& p, const TensorView& x, const TensorView&
   const int64_t rows = p.out[0] * p.out[1], row_elements = p.out[2] * p.stride[2] * p.stride[1];
   if (channel_vectors(x, lanes) && channel_vectors(y, lanes) && (!Op::kChooses || channel_vectors(offsets, lanes))) {
     for_units(p.n * rows, p.c * row_elements, [&](int64_t begin, int64_t end) {
-      ChannelWindows<Op, T, O> task{p, x, y, offsets, op, {}};
+      ChannelWindows<Op, T, O> task{p, x, y, offsets, op, 0, {}};
       if (!task.run(begin, end)) failure.raise();
     });
     return failure.status();
   }
+  if constexpr (__is_same(T, O))
+    if (turning_pays<T>(p, x, y, offsets, false))
+      return for_turned<T, Op::kChooses>(p, x, y, offsets, [&](const TurnedBlock<T>& block) {
+        ChannelWindows<Op, T, O> task{block.p, block.x, block.y, block.offsets, op, block.first, {}};
+        return task.run(0, rows);
+      });
   const RowPlan plan = plan_rows(p, lanes);
   if (plan.ring * plan.phases * plan.pitch > kMostStaged / static_cast<int64_t>(sizeof(A))) {
     const SingleWindows<Op, T, O> windows{p, x, y, offsets, op};

@@ -2,6 +2,8 @@
 // along W mostly empty, but are cheap to turn.
 #pragma once
 
+#include <utility>
+
 #include "core/tensor_view.h"
 #include "cpu/simd.h"
 
@@ -23,6 +25,45 @@ CONVKIT_INLINE void transpose(vector_t<A> (&row)[Vector<A>::lanes]) {
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) row[i] = next[i];
   }
+}
+
+// Lane by lane from the lower (or upper) halves of a and b.
+template <int kUpper, typename V, int... i>
+CONVKIT_INLINE V interleave_bytes(V a, V b, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, (kUpper * 8 + i / 2 + i % 2 * 16)...);
+}
+
+// to[j][i] = from[i][j] of bytes, in squares of 16; the last ones overlap those before.
+CONVKIT_INLINE void transpose_bytes(const uint8_t* from, int64_t from_pitch, int64_t rows, int64_t columns, uint8_t* to,
+                                    int64_t to_pitch) {
+  typedef uint8_t Bytes __attribute__((vector_size(16)));
+  constexpr int n = 16;
+  using Lanes16 = std::make_integer_sequence<int, n>;
+  if (rows < n || columns < n) {
+    for (int64_t j = 0; j < columns; ++j)
+      for (int64_t i = 0; i < rows; ++i) to[j * to_pitch + i] = from[i * from_pitch + j];
+    return;
+  }
+  for (int64_t next_row = 0; next_row < rows; next_row += n)
+    for (int64_t next_column = 0; next_column < columns; next_column += n) {
+      const int64_t i = next_row + n <= rows ? next_row : rows - n;
+      const int64_t j = next_column + n <= columns ? next_column : columns - n;
+      Bytes row[n], next[n];
+#pragma GCC unroll 16
+      for (int k = 0; k < n; ++k) __builtin_memcpy(row + k, from + (i + k) * from_pitch + j, n);
+#pragma GCC unroll 4
+      for (int stage = 1; stage < n; stage *= 2) {
+#pragma GCC unroll 8
+        for (int k = 0; k < n / 2; ++k) {
+          next[2 * k] = interleave_bytes<0>(row[k], row[k + n / 2], Lanes16{});
+          next[2 * k + 1] = interleave_bytes<1>(row[k], row[k + n / 2], Lanes16{});
+        }
+#pragma GCC unroll 16
+        for (int k = 0; k < n; ++k) row[k] = next[k];
+      }
+#pragma GCC unroll 16
+      for (int k = 0; k < n; ++k) __builtin_memcpy(to + (j + k) * to_pitch + i, row + k, n);
+    }
 }
 
 // A plane as rows of neighbours: one row if it is contiguous.
@@ -47,7 +88,7 @@ void planes_to_channels(const TensorView& t, int64_t n, int64_t c, int64_t count
   const int64_t stride = t.stride[kC];
   for (int64_t r = 0; r < rows.count; ++r, to += rows.length * count) {
     const T* from = data<T>(t) + offset(t, n, c, 0, 0, 0) + rows.start(r);
-    if constexpr (sizeof(T) == sizeof(A)) {
+    if constexpr (sizeof(T) == sizeof(A) && sizeof(T) >= 4) {
       constexpr int lanes = Vector<A>::lanes;
       if (t.stride[kW] == 1) {
         for (int64_t i = 0; i < rows.length; i += lanes) {
@@ -82,7 +123,7 @@ void channels_to_planes(const T* from, const TensorView& t, int64_t n, int64_t c
   const int64_t stride = t.stride[kC];
   for (int64_t r = 0; r < rows.count; ++r, from += rows.length * count) {
     T* to = data<T>(t) + offset(t, n, c, 0, 0, 0) + rows.start(r);
-    if constexpr (sizeof(T) == sizeof(A)) {
+    if constexpr (sizeof(T) == sizeof(A) && sizeof(T) >= 4) {
       constexpr int lanes = Vector<A>::lanes;
       if (t.stride[kW] == 1) {
         for (int64_t i = 0; i < rows.length; i += lanes) {
