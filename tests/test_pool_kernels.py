@@ -378,6 +378,11 @@ def test_views_that_share_or_reverse_memory():
         dense = native.max_pool(x.contiguous(), spec, True, False)
         assert torch.equal(y, dense[0]) and torch.equal(offsets, dense[1])
         torch.testing.assert_close(native.avg_pool(x, spec, False), native.avg_pool(x.contiguous(), spec, False))
+    # One column, whose stride means nothing; planes that are dense all the same, and enough of them to be turned.
+    column = random((2, 20, 1, 12)).transpose(2, 3)
+    assert column.stride() == (240, 12, 1, 12)
+    for pool in (lambda x: native.max_pool(x, spec, True, False)[0], lambda x: native.avg_pool(x, spec, False)):
+        assert torch.equal(pool(column), pool(column.contiguous()))
     y, offsets = native.max_pool(base, spec, True, False)
     one = torch.ones((), dtype=torch.float32).expand_as(y)
     for cl in (False, True):  # the gradient of sum()
