@@ -156,6 +156,23 @@ def test_simt_an_offset_beyond_a_small_adaptive_window_names_nothing(channels: i
     assert torch.equal(dx[..., 3], got[..., 1]) and dx.count_nonzero() == 2 * channels
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_simt_ties_and_nan_in_windows_that_share_rows(channels_last: bool, simt: Simt, reference: Backend) -> None:
+    """The first of ties and the last NaN, for any number of windows below each other and beside the padding."""
+    values = torch.tensor([0.0, 1.0, 2.0, -INF, INF, NAN])
+    g = torch.Generator().manual_seed(7)
+    for kernel, stride, padding in ((3, 1, 1), (3, 2, 1), (5, 2, 0), ((4, 2), (3, 1), (2, 0))):
+        for height in range(5, 13):
+            case = PoolCase("", "", (2, 8, height, 9), kernel, stride, padding)
+            x = values[torch.randint(0, 6, case.input, generator=g) * torch.randint(0, 2, case.input, generator=g)]
+            if channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            for ours, right in zip(*(b.max_pool(x, case.spec, True, channels_last) for b in (simt, reference))):
+                assert torch.equal(ours.nan_to_num(nan=7.0), right.nan_to_num(nan=7.0)), (case, height)
+            average = Call("avg_pool", {"x": x.nan_to_num(), "spec": case.spec, "channels_last": channels_last})
+            check(average.replace(x=average.arguments["x"].clamp(-9, 9)), simt, reference)
+
+
 @pytest.mark.parametrize("start", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_simt_packs_only_what_is_aligned(dtype: torch.dtype, start: int, simt: Simt, reference: Backend) -> None:

@@ -1,9 +1,10 @@
 // max_pool and avg_pool: the largest element or the mean of each window, and the window offset of the largest.
 //
 // Computes  y[o] = policy over the taps of window o (core/pool_ops.h);  offsets[o] = the chosen tap
-// Layout    any; the kernel, its mapping and its limits stand in pool_reduce.h
+// Layout    any; two kernels, whose mappings and limits stand with them: pool_columns.h where windows overlap along H,
+//           pool_reduce.h for all others
+#include "cuda/pool_columns.h"
 #include "cuda/pool_kernels.h"
-#include "cuda/pool_reduce.h"
 
 namespace convkit::cuda {
 namespace {
@@ -12,8 +13,10 @@ template <typename Policy, bool kOffsets>
 Status run(const Pool& g) {
   if (numel(g.y) == 0) return kOk;
   Status status = kFloatingOnly;
-  visit_floating(g.x.dtype,
-                 [&](auto t) { status = reduce_windows<typename decltype(t)::type, kOffsets>(g, Policy{}); });
+  visit_floating(g.x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    status = columns_pay(g.axes) ? reduce_columns<Policy, T, kOffsets>(g) : reduce_windows<T, kOffsets>(g, Policy{});
+  });
   return status;
 }
 

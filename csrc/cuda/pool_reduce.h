@@ -83,12 +83,17 @@ Status launch_reduce(const Pool& g, const Policy& policy) {
   return launch(pool_reduce<Policy, T, kOffsets, kCount>, grid_of(walk), Pool(g), Walk(walk), Policy(policy));
 }
 
-// In packs of kCount where they fit all tensors.
+// Whether packs of kCount channels fit all tensors.
+template <typename T, bool kOffsets, int kCount>
+bool pool_packs(const Pool& g) {
+  return packs_fit(g.x, kCount, sizeof(T)) && packs_fit(g.y, kCount, sizeof(T)) &&
+         (!kOffsets || packs_fit(g.offsets, kCount, g.offset_bytes));
+}
+
 template <typename T, bool kOffsets, int kCount = kPackCount<T>, typename Policy>
 Status reduce_windows(const Pool& g, const Policy& policy) {
-  const bool packs = packs_fit(g.x, kCount, sizeof(T)) && packs_fit(g.y, kCount, sizeof(T)) &&
-                     (!kOffsets || packs_fit(g.offsets, kCount, g.offset_bytes));
-  return packs ? launch_reduce<T, kOffsets, kCount>(g, policy) : launch_reduce<T, kOffsets, 1>(g, policy);
+  return pool_packs<T, kOffsets, kCount>(g) ? launch_reduce<T, kOffsets, kCount>(g, policy)
+                                            : launch_reduce<T, kOffsets, 1>(g, policy);
 }
 
 }  // namespace convkit::cuda
