@@ -10,9 +10,7 @@ from convkit.testing.cases import ConvCase
 from convkit.testing.layouts import LAYOUTS
 from convkit.testing.oracle import conv_calls, data
 from convkit.testing.simt import Simt
-from tests.test_simt import check, simt
-
-__all__ = ["simt"]  # the fixture
+from tests.test_simt import check
 
 CASES = (
     ConvCase("7x7", "ConvNeXt: tiles of channels and positions", (2, 40, 19, 21), (40, 1, 7, 7), 1, 3, groups=40),
