@@ -91,7 +91,7 @@ sanitize: $(call env,test)
 	$(SANITIZED_RUN) $(PY) -m pytest -q $(WORKERS) --share 6 $(KERNEL_TESTS) $(ARGS)
 
 # Needs nvcc (says so where there is none), and no GPU.
-cuda-resources: $(call env,build)
+cuda-resources: $(call env,cuda)
 	$(PY) tools/cuda_resources.py $(ARGS)
 
 # The library with GPU kernels, built beside the one for tests (machine code for one GPU, and PTX): it links, loads and

@@ -1,6 +1,7 @@
 """Compiles every GPU kernel ahead of time and prints what each takes: registers, shared memory, stack, spilled bytes.
 
-No GPU is needed. Exit status 1 if a source does not compile or a kernel spills more than ``--most-spilled`` bytes.
+No GPU is needed. Exit status 1 if a source does not compile, a kernel spills more than ``--most-spilled`` bytes, or the
+machine code of an implicit GEMM has no tensor core instructions or no 16-byte copies.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from machine_code import complaints, count, disassemble, find_disassembler  # noqa: E402 - likewise
 
 from convkit.terminal import table  # noqa: E402 - found by the path above
 from native_build import find_nvcc  # noqa: E402 - likewise
@@ -83,6 +86,18 @@ def parse(source: Path, account: str) -> list[Kernel]:
     return kernels
 
 
+def read_machine_code(folder: Path) -> list[str]:
+    """What is wrong with the implicit GEMMs among the objects of a folder."""
+    tool = find_disassembler()
+    if tool is None:
+        return ["no cuobjdump found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"]
+    try:
+        listings = [disassemble(tool, binary) for binary in sorted(folder.glob("conv_igemm_*.o"))]
+    except RuntimeError as error:
+        return [str(error)]
+    return complaints([code for listing in listings for code in count(listing)], ARCHITECTURES)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--most-spilled", type=int, default=64, help="bytes a kernel may spill (default 64)")
@@ -98,6 +113,7 @@ def main() -> int:
         except RuntimeError as error:
             print(error)
             return 1
+        failures = read_machine_code(Path(folder))
     kernels = [k for source, account in zip(sources, accounts) for k in parse(source, account)]
     rows = []
     for source, name in dict.fromkeys((k.source, k.name) for k in kernels):
@@ -110,7 +126,9 @@ def main() -> int:
     spilling = [k for k in kernels if k.spilled > options.most_spilled]
     for k in spilling:
         print(f"FAIL {k.source} {k.name} sm_{k.arch}: {k.spilled} bytes spilled, {options.most_spilled} are allowed")
-    return 1 if spilling or not kernels else 0
+    for failure in failures:
+        print(f"FAIL {failure}")
+    return 1 if spilling or failures or not kernels else 0
 
 
 if __name__ == "__main__":
