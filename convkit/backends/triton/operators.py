@@ -20,9 +20,9 @@ NAMESPACE = "convkit_triton"
 
 
 def _conv(packed: Sequence[int], alpha: float) -> dict[str, Any]:
-    (stride, before, after, dilation), (groups, mode, activation, algorithm, last) = fake.unpack(packed, 4)
+    (stride, before, after, dilation), (groups, mode, activation, algorithm, tf32, last) = fake.unpack(packed, 4)
     return {
-        "spec": ConvSpec(stride, before, after, dilation, groups, mode, activation, alpha, algorithm),
+        "spec": ConvSpec(stride, before, after, dilation, groups, mode, activation, alpha, algorithm, bool(tf32)),
         "channels_last": bool(last),
     }
 
