@@ -17,7 +17,7 @@ import convkit.functional as CF
 from convkit import backends
 from convkit.autograd.conv import convolution
 from convkit.backends.base import RAW_OPS, Backend
-from convkit.backends.native import tf32_allowed
+from convkit.backends.gpu import tf32_allowed
 from convkit.problem import ConvSpec
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls

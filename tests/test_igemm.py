@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from convkit.backends.base import Backend
-from convkit.backends.native import tf32_allowed
+from convkit.backends.gpu import tf32_allowed
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase
 from convkit.testing.layouts import LAYOUTS

@@ -19,6 +19,16 @@ from convkit.build_info import build_info
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def tf32_allowed() -> bool:
+    """PyTorch's switch for convolutions on a GPU, in all of its spellings."""
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
+
+
+# The switch cannot be traced: a compiled function keeps what it finds. torch.compiler.assume_constant_result sets
+# this mark too, but imports the compiler, which takes longer than all of this package.
+tf32_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def lines(library: Path, function: str) -> tuple[str, ...]:
     """The lines of a text that a function of the library gives; none where the library lacks it."""
     get = getattr(ctypes.CDLL(str(library)), function, None)

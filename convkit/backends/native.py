@@ -41,16 +41,6 @@ _pack_conv = lru_cache(maxsize=1024)(pack_conv)
 _pack_pool = lru_cache(maxsize=1024)(pack_pool)
 
 
-def tf32_allowed() -> bool:
-    """PyTorch's switch for convolutions on a GPU, in all of its spellings."""
-    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
-
-
-# The switch cannot be traced: a compiled function keeps what it finds. torch.compiler.assume_constant_result sets
-# this mark too, but imports the compiler, which takes longer than all of this package.
-tf32_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def _conv_list(spec: ConvSpec, channels_last: bool) -> list[int]:
     # Specs that are being traced may hold symbolic integers, which have no hash.
     return pack_conv(spec, channels_last) if torch.compiler.is_compiling() else _pack_conv(spec, channels_last)
@@ -114,7 +104,7 @@ class Native(Backend):
         if x.is_cuda:
             if spec.algorithm:  # its kernels have numbers of their own
                 spec = spec._replace(algorithm=self._number_on_gpu(spec.algorithm))
-            if x.dtype == torch.float32 and tf32_allowed():
+            if x.dtype == torch.float32 and gpu.tf32_allowed():
                 spec = spec._replace(allow_tf32=True)
         return _conv_list(spec, channels_last)
 

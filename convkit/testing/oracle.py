@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
-from convkit.backends.native import tf32_allowed
+from convkit.backends.gpu import tf32_allowed
 from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec, largest_window
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.layouts import LAYOUTS

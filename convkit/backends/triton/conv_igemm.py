@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from convkit.backends.gpu import tf32_allowed
 from convkit.backends.triton import tiles
 from convkit.backends.triton.conv_axes import conv_axes, count_of, position_of, steps
 from convkit.backends.triton.epilogue import activate, per_channel
@@ -167,7 +168,7 @@ def precision(dtype: torch.dtype, wanted: str | None = None) -> str:
     """How tl.dot multiplies: for float32 as asked for, else TF32 if PyTorch's switch for convolutions allows it."""
     if dtype != torch.float32:
         return "ieee"
-    return wanted or ("tf32" if torch.backends.cudnn.allow_tf32 else "ieee")
+    return wanted or ("tf32" if tf32_allowed() else "ieee")
 
 
 def kind(dtype: torch.dtype, how: str) -> str:
