@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_filters_find_an_edge_and_keep_brightness() -> None:
     blurred = filtered.blurred_more[0, 0]
     assert torch.allclose(blurred + blurred.flip(1), torch.ones(12, 16))  # dark gains what bright loses
     assert bool((blurred.diff(dim=1) > 0).all())  # no edge is left
+
+
+def test_every_kind_of_layer_of_a_residual_network_is_compared() -> None:
+    layers = (nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d((1, 1)))
+    original = nn.Sequential(*layers)
+    converted = copy.deepcopy(original)
+    assert len(convkit.convert(converted).replaced) == len(layers)
+    results = list(each_layer(original, converted, torch.randn(2, 3, 40, 40), seconds=0.0))
+    assert len(results) == len(layers) and all(r.ok for r in results)
+    assert results[-1].what == "AdaptiveAvgPool2d to 1x1 on 2x4x5x5"
 
 
 def test_quick_demo_runs_from_end_to_end(tmp_path: Path) -> None:

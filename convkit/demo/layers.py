@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convkit import backends
-from convkit.problem import ConvSpec, PoolSpec
+from convkit.problem import ConvSpec, PoolSpec, adaptive_pool_spec
 from convkit.testing import oracle
 from convkit.timing import Timing, interleaved
 
@@ -96,10 +96,13 @@ def _raw_calls(layer: Any, x: Tensor, dy: Tensor) -> list[oracle.Call]:
             oracle.Call("conv_wgrad", {"dy": dy, "x": x, "kernel_size": tuple(w.shape[2:]), **common}),
             oracle.Call("conv_bgrad", {"dy": dy}),
         ]
-    kernel, stride, padding = (_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
-    spec = PoolSpec(kernel, stride, padding, padding, _pair(getattr(layer, "dilation", 1)), layer.ceil_mode)
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        spec = adaptive_pool_spec(size, tuple(dy.shape[2:]))
+    else:
+        kernel, stride, padding = (_pair(v) for v in (layer.kernel_size, layer.stride, layer.padding))
+        spec = PoolSpec(kernel, stride, padding, padding, _pair(getattr(layer, "dilation", 1)), layer.ceil_mode)
     common = {"spec": spec, "channels_last": False}
-    if isinstance(layer, nn.AvgPool2d):
+    if isinstance(layer, (nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
         backward = {"dy": dy, "input_size": size, **common}
         return [oracle.Call("avg_pool", {"x": x, **common}), oracle.Call("avg_pool_bwd", backward)]
     offsets = backends.get("reference").max_pool(x, spec, True, False)[1]
@@ -141,6 +144,8 @@ def _training(layer: nn.Module, x: Tensor) -> Callable[[int], object]:
 def _describe(layer: Any) -> str:
     """A layer in a few characters, such as ``Conv2d 64>128 3x3 s2``."""
     channels = f" {layer.in_channels}>{layer.out_channels}" if hasattr(layer, "out_channels") else ""
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return f"{type(layer).__name__} to {'x'.join(map(str, _pair(layer.output_size)))}"
     stride = _pair(layer.stride)[0]
     text = f"{type(layer).__name__}{channels} {'x'.join(map(str, _pair(layer.kernel_size)))}"
     return text if stride == 1 else f"{text} s{stride}"
