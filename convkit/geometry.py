@@ -131,8 +131,10 @@ class ReceptiveField:
             distinct = values[:1] if len(set(values)) == 1 else values
             return "x".join(f"{v:g}" for v in distinct)
 
-        rows = [("layer", "kernel", "stride", "dilation", "field", "jump", "start")]
-        rows += [(layer.name, *(show(values) for values in layer[1:])) for layer in self.layers]  # type: ignore[misc]
+        rows: list[tuple[str, ...]] = [("layer", "kernel", "stride", "dilation", "field", "jump", "start")]
+        for layer in self.layers:
+            name, kernel, stride, dilation, field, jump, start = layer
+            rows.append((name, *map(show, (kernel, stride, dilation, field, jump, start))))
         widths = [max(len(row[i]) for row in rows) for i in range(7)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
 

@@ -205,7 +205,7 @@ def test_dtypes_are_pytorchs(op: str) -> None:
 
 def test_what_is_no_tensor_and_what_is_beyond_the_processor() -> None:
     with pytest.raises(TypeError, match=r"argument 'input' \(position 1\) must be Tensor, not list"):
-        CF.adaptive_avg_pool2d([1.0], 2)  # type: ignore[arg-type]
+        CF.adaptive_avg_pool2d([1.0], 2)
     with pytest.raises(RuntimeError, match="largest of 2 adaptive windows over 5 elements"):
         spec = adaptive_pool_spec((5,), (2,))._replace(kernel_size=(4,))
         convkit.backends.get("native").avg_pool(torch.rand(1, 1, 5), spec, False)

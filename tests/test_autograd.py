@@ -134,7 +134,7 @@ def derivatives(network: Callable[..., Tensor], order: int) -> list[Tensor]:
     gradients: list[Tensor] = []
     for _ in range(order):
         gradients = list(torch.autograd.grad(value, arguments, create_graph=True))
-        value = sum(g.sin().sum() for g in gradients)  # type: ignore[assignment]
+        value = sum(g.sin().sum() for g in gradients)
     return [g.detach() for g in gradients]
 
 
@@ -197,7 +197,7 @@ def test_backward_and_double_backward_use_the_backend_of_forward(recorder: Recor
         gradients = torch.autograd.grad(z.pow(2).sum(), (x, w, bias), create_graph=True)
     before = list(recorder.calls)
     assert before.count("conv_dgrad") == before.count("conv_wgrad") == before.count("pool_select_bwd") == 1
-    sum(g.pow(2).sum() for g in gradients).backward()  # type: ignore[union-attr]
+    sum(g.pow(2).sum() for g in gradients).backward()
     second = recorder.calls[len(before) :]
     assert {"conv_fprop", "conv_dgrad", "conv_wgrad", "pool_select"} <= set(second)
 
@@ -253,10 +253,10 @@ def test_saved_tensor_hooks_see_what_is_kept() -> None:
 
 def test_indices_are_not_differentiable_and_integers_pool() -> None:
     size, spec = POOLS["2d uneven"]
-    y, indices = max_pooling(leaf(2, 2, *size), spec, return_indices=True)  # type: ignore[misc]
+    y, indices = max_pooling(leaf(2, 2, *size), spec, return_indices=True)
     assert y.requires_grad and not indices.requires_grad and indices.dtype == torch.int64
     whole = torch.arange(40).view(2, 1, 5, 4)
-    assert not max_pooling(whole, spec).requires_grad  # type: ignore[union-attr]
+    assert not max_pooling(whole, spec).requires_grad
 
 
 def test_undefined_gradients_pass_through() -> None:
@@ -328,7 +328,7 @@ def test_transforms() -> None:
 
     def loss(x: Tensor) -> Tensor:
         y = convolution(x, w, bias, spec)
-        return max_pooling(y, PoolSpec((2, 1), (1, 1), (0, 0), (0, 0), (1, 1))).pow(3).sum()  # type: ignore[union-attr]
+        return max_pooling(y, PoolSpec((2, 1), (1, 1), (0, 0), (0, 0), (1, 1))).pow(3).sum()
 
     expected = torch.autograd.functional.hessian(loss, x)
     torch.testing.assert_close(torch.func.hessian(loss)(x), expected)
@@ -353,5 +353,5 @@ def test_max_pooling_keeps_no_offsets_where_nothing_is_differentiated(monkeypatc
     max_pooling(x.detach(), spec, backend="reference")
     max_pooling(x.detach(), spec, return_indices=True, backend="reference")
     max_pooling(x, spec, backend="reference")
-    torch.func.grad(lambda t: max_pooling(t, spec, backend="reference").sum())(x.detach())  # type: ignore[union-attr]
+    torch.func.grad(lambda t: max_pooling(t, spec, backend="reference").sum())(x.detach())
     assert kept == [False, False, True, True, True]

@@ -146,7 +146,7 @@ def test_explain_says_who_runs_and_why_not() -> None:
 
     def network(x: Tensor) -> Tensor:
         y = max_pooling(convolution(x, w, None, SPEC), PoolSpec((2, 2), (1, 1), (0, 0), (0, 0), (1, 1)))
-        return transposed_convolution(y, w, None, (4, 4), SPEC)  # type: ignore[arg-type]
+        return transposed_convolution(y, w, None, (4, 4), SPEC)
 
     explanation = convkit.explain(network, x)
     assert [c.op for c in explanation.choices] == ["conv_fprop", "max_pool", "conv_dgrad"]

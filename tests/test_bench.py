@@ -87,7 +87,7 @@ def test_floors_stand_where_they_are_promised() -> None:
 @pytest.mark.parametrize("row", POOLS, ids=lambda row: row.id)
 def test_a_pooling_row_and_its_rival_compute_the_same_kind_of_result(row: PoolRow) -> None:
     assert row.op in convkit.functional.__all__
-    row = scaled(row, 0.001)  # type: ignore[assignment]
+    row = scaled(row, 0.001)
     for pass_ in pool_providers.PASSES:
         for layout in ("nchw", "nhwc")[: row.dims]:
             calls = pool_providers.calls(row, pass_, layout, torch.float32, 0, compiled=False)

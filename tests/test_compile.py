@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, library
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.library import opcheck
 
 import convkit
 import convkit.functional as CF
@@ -68,7 +67,7 @@ def test_opcheck(op: str, reference: Backend) -> None:
     wanted = [c for c in catalogue(torch.float32, "channels_last", reference) if c.op == op]
     for call in (wanted[0], wanted[-1]):
         operator, arguments = operator_arguments(call)
-        opcheck(operator, arguments, test_utils=CHECKS)
+        library.opcheck(operator, arguments, test_utils=CHECKS)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

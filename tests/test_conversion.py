@@ -140,7 +140,7 @@ def test_what_is_closed_is_kept() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))
     compiled = torch.compile(nn.Sequential(nn.Conv2d(3, 4, 3)))
     patched = nn.Conv2d(3, 4, 3)
-    patched.forward = lambda x: x  # type: ignore[method-assign]
+    patched.forward = lambda x: x
     lazy = nn.LazyConv2d(4, 3)
     for module, word in ((scripted, "TorchScript"), (compiled, "compiled"), (patched, "replaced"), (lazy, "lazy")):
         report = convkit.convert(module)
@@ -161,7 +161,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="backend"):
         convkit.convert(model(), backend="cudnn")
     with pytest.raises(TypeError, match="model must be"):
-        convkit.convert(lambda x: x)  # type: ignore[arg-type]
+        convkit.convert(lambda x: x)
 
 
 def test_training_goes_on() -> None:

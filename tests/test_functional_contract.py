@@ -45,6 +45,7 @@ each_dim = pytest.mark.parametrize("n", [1, 2, 3], ids=["1d", "2d", "3d"])
 
 
 # One row per clause: its name, the call, the exception, the start of PyTorch's message.
+# A row is a line, to be read beside the next, however long.
 # fmt: off
 # ruff: noqa: E501
 CONV_ERRORS = [

@@ -265,7 +265,7 @@ def test_capture_and_replay(place: Place, reference: Backend) -> None:
         ready = on_device(call, place)
         expected = ready.run(place.backend)
         changing = zeroed(ready)
-        replay, results = place.captured(lambda changing=changing: changing.run(place.backend))  # type: ignore[misc]
+        replay, results = place.captured(lambda changing=changing: changing.run(place.backend))
         for _ in range(2):
             fill(changing, ready)
             replay()
@@ -311,7 +311,7 @@ def test_a_second_gpu(place: Place, reference: Backend) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device")
     place.device = torch.device("cuda", 1)
-    place.from_cpu._device = place.device  # type: ignore[attr-defined]
+    place.from_cpu._device = place.device
     with torch.cuda.device(0):
         for call in calls_of_each_kind(torch.float32, reference):
             if place.supports(call.op, call.dtype):

@@ -116,7 +116,7 @@ def test_algorithms_have_numbers_per_device(monkeypatch: pytest.MonkeyPatch, sim
 
     def packed(number: int, dtype: torch.dtype = torch.bfloat16) -> list[int]:
         on_gpu = SimpleNamespace(is_cuda=True, dtype=dtype)
-        return simt._conv_list(one._replace(algorithm=number), False, on_gpu)  # type: ignore[arg-type]
+        return simt._conv_list(one._replace(algorithm=number), False, on_gpu)
 
     assert packed(0) == pack_conv(one, False)
     assert packed(1) == pack_conv(one._replace(algorithm=2), False)

@@ -100,4 +100,4 @@ def test_results_are_kept_by_gpu_and_day(gpu: Any, tmp_path: Path, monkeypatch: 
 
 def test_the_stages_of_make_are_the_tools(gpu: Any) -> None:
     text = (ROOT / "Makefile").read_text()
-    assert re.search(r"^GPU_STAGES = (.*)$", text, re.MULTILINE)[1].split() == [f"gpu-{name}" for name in gpu.STAGES]  # type: ignore[index]
+    assert re.search(r"^GPU_STAGES = (.*)$", text, re.MULTILINE)[1].split() == [f"gpu-{name}" for name in gpu.STAGES]

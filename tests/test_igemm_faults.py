@@ -52,7 +52,7 @@ def outcomes(simt: Simt, fault: str) -> list[Tensor | str]:
 @pytest.fixture(scope="module")
 def right(simt: Simt) -> Tensor:
     found = outcomes(simt, "none")
-    assert all(isinstance(y, Tensor) and torch.equal(y, found[0]) for y in found), found  # type: ignore[arg-type]
+    assert all(isinstance(y, Tensor) and torch.equal(y, found[0]) for y in found), found
     assert isinstance(found[0], Tensor)
     return found[0]
 

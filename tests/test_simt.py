@@ -249,7 +249,7 @@ def test_simt_needs_both_ways_of_delivery(simt: Simt) -> None:
 
     def shows(fault: str, late: bool) -> bool:
         results = [r for r, machine in zip(outcomes(simt, fault), MACHINES) if machine[1] is late]
-        return any(isinstance(r, str) or not torch.equal(r, right) for r in results)  # type: ignore[arg-type]
+        return any(isinstance(r, str) or not torch.equal(r, right) for r in results)
 
     assert shows("no wait for a copy", late=True) and not shows("no wait for a copy", late=False)
     assert shows("no barrier before a buffer is used again", late=False)

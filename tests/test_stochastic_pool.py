@@ -389,7 +389,7 @@ def test_a_draw_of_an_element_comes_from_its_window() -> None:
         y, indices = pool(x, return_indices=True, **arguments)
         assert torch.equal(x.flatten(2).gather(2, indices.flatten(2)).view_as(y), y)
         at = torch.zeros_like(x).flatten(2).scatter(2, indices.flatten(2), 1.0).view_as(x)
-        assert bool((F.max_pool2d(at, **arguments) == 1).all())  # type: ignore[arg-type]
+        assert bool((F.max_pool2d(at, **arguments) == 1).all())
 
 
 def test_indices_feed_max_unpool() -> None:

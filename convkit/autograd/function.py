@@ -22,6 +22,8 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.autograd import Function
 
+from convkit.backends.tracing import constant_while_traced
+
 
 class Formula:
     """What an operation computes, saves, and how it is differentiated; ``operation`` makes it callable.
@@ -57,14 +59,9 @@ def _forward_ad_active() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
-# Dynamo evaluates a function so marked while tracing instead of tracing it: the answer is what is active around
-# the traced call. (Traced, it would see its own interpreter.) torch.compiler.assume_constant_result does the
-# same, but imports Dynamo.
+@constant_while_traced  # what is active around the traced call: traced, it would see Dynamo's own interpreter
 def _transforms_around_trace() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or _forward_ad_active()
-
-
-_transforms_around_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Static:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torch.library import register_fake
+from torch import Tensor, library
 
 from convkit.backends.layout import OFFSET_DTYPES, result_strides
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, offset_bytes, pool_output_size
@@ -177,4 +176,4 @@ KERNELS = (
 def register(namespace: str) -> None:
     """Registers the fake kernels of the operators, which a library has defined."""
     for kernel in KERNELS:
-        register_fake(f"{namespace}::{kernel.__name__}", kernel)
+        library.register_fake(f"{namespace}::{kernel.__name__}", kernel)

@@ -11,22 +11,21 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from convkit.backends.tracing import constant_while_traced
 from convkit.build_info import build_info
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+@constant_while_traced  # a compiled function keeps the switch that it finds
 def tf32_allowed() -> bool:
     """PyTorch's switch for convolutions on a GPU, in all of its spellings."""
-    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
-
-
-# The switch cannot be traced: a compiled function keeps what it finds. torch.compiler.assume_constant_result sets
-# this mark too, but imports the compiler, which takes longer than all of this package.
-tf32_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    cudnn: Any = torch.backends.cudnn
+    return bool(cudnn.conv.fp32_precision == "tf32")
 
 
 def lines(library: Path, function: str) -> tuple[str, ...]:
@@ -45,6 +44,7 @@ def operations(library: Path) -> tuple[str, ...]:
     return lines(library, "convkit_gpu_operations")
 
 
+@constant_while_traced  # ctypes cannot be traced
 def lacks_kernel(library: Path, op: str, dtype: torch.dtype) -> str | None:
     """None, or why no GPU kernel computes ``op`` in ``dtype``."""
     if op not in operations(library):
@@ -62,7 +62,9 @@ def code_for(archs: Sequence[str], capability: tuple[int, int]) -> str | None:
     """
     found = None
     for arch in archs:
-        kind, major, minor, letter = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch).groups()  # type: ignore[union-attr]
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch)
+        assert match is not None, arch  # the build writes them
+        kind, major, minor, letter = match.groups()
         made_for = (int(major), int(minor))
         if letter == "a":
             runs = capability == made_for
@@ -103,6 +105,7 @@ def _unusable(library: Path, index: int) -> str | None:
     return misfit(info["cuda_archs"], info["cuda"], torch.cuda.get_device_capability(index), driver)
 
 
+@constant_while_traced  # nor can the driver
 def unusable(library: Path, device: torch.device) -> str | None:
     """None, or why the library's GPU kernels do not run on ``device`` at all."""
     if not operations(library):
@@ -111,8 +114,3 @@ def unusable(library: Path, device: torch.device) -> str | None:
     if index is None:
         index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     return _unusable(library, index)
-
-
-# Dynamo takes the answer as it is when it traces: neither ctypes nor the driver can be traced.
-unusable._dynamo_marked_constant = True  # type: ignore[attr-defined]
-lacks_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]

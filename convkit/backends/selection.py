@@ -16,6 +16,7 @@ from convkit.backends.aten import Aten
 from convkit.backends.base import Backend
 from convkit.backends.native import Native
 from convkit.backends.reference import Reference
+from convkit.backends.tracing import constant_while_traced
 from convkit.backends.triton.backend import Triton
 from convkit.problem import ConvSpec, PoolSpec
 
@@ -112,12 +113,9 @@ def request(name: str | None = None) -> Request | None:
     return Request(variable, None, f"{VARIABLE}={variable}") if variable else None
 
 
-# Dynamo evaluates a function so marked once, while tracing: it can read neither a ContextVar nor the environment.
+@constant_while_traced  # which can read neither a ContextVar nor the environment
 def _traced_request(name: str | None) -> Request | None:
     return request(name)
-
-
-_traced_request._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refusal(

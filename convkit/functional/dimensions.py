@@ -41,7 +41,7 @@ def public(
         return compute(len(sizes), *args, **kwargs)
 
     signature = inspect.signature(body)
-    call.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+    call.__dict__["__signature__"] = signature.replace(parameters=list(signature.parameters.values())[1:])
     call.__name__ = call.__qualname__ = name
     call.__module__ = body.__module__
     call.__annotations__ = {key: value for key, value in body.__annotations__.items() if key != "ndim"}

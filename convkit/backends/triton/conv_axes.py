@@ -41,7 +41,8 @@ def conv_axes(spec: ConvSpec, kernel_size: Sizes) -> tuple[ConvAxis, ConvAxis, C
         common = gcd(s, d)
         every = s // common
         found.append(ConvAxis(k, s, before, d, common, every, pow(d // common, -1, every) if every > 1 else 0))
-    return tuple(found)  # type: ignore[return-value]
+    on_d, on_h, on_w = found
+    return on_d, on_h, on_w
 
 
 @triton.jit

@@ -38,7 +38,8 @@ def volume(sizes: Sizes) -> int:
 
 def spatial(sizes: Sizes, fill: int = 1) -> tuple[int, int, int]:
     """One to three sizes as (d, h, w)."""
-    return (*(fill,) * (3 - len(sizes)), *sizes)  # type: ignore[return-value]
+    d, h, w = [fill] * (3 - len(sizes)) + list(sizes)
+    return d, h, w
 
 
 def strides(t: Tensor) -> tuple[int, ...]:

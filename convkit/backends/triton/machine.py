@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import torch
 
+from convkit.backends.tracing import constant_while_traced
+
 
 @lru_cache
 def _look() -> tuple[str | None, str]:
@@ -24,16 +26,13 @@ def _look() -> tuple[str | None, str]:
     return None, "cuda"
 
 
+@constant_while_traced  # the import of triton cannot be traced
 def obstacle() -> str | None:
     """None, or the reason why no kernel can run on this machine."""
     return _look()[0]
 
 
+@constant_while_traced
 def device_type() -> str:
     """Where tensors must be: ``cuda``, or ``cpu`` where kernels are interpreted."""
     return _look()[1]
-
-
-# Dynamo evaluates functions so marked while tracing, instead of tracing the import of triton.
-obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
-device_type._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import torch
+from torch import library
 
 from convkit.backends import fake
 from convkit.backends.triton import operations
@@ -51,16 +51,17 @@ def _unpacked(op: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., A
 
 
 @cache
-def register() -> torch.library.Library:
+def register() -> library.Library:
     """Defines the operators, once; the library they belong to lives as long as the process."""
-    library = torch.library.Library(NAMESPACE, "DEF")
-    shapes = [f for f in fake.KERNELS if f.__name__ in operations.__all__]
-    for shape_of in shapes:
+    operators = library.Library(NAMESPACE, "DEF")
+    for shape_of in fake.KERNELS:
         name = shape_of.__name__
+        if name not in operations.__all__:
+            continue
         names = tuple(shape_of.__code__.co_varnames[: shape_of.__code__.co_argcount])
-        library.define(name + torch.library.infer_schema(shape_of, mutates_args=()))
+        operators.define(name + library.infer_schema(shape_of, mutates_args=()))
         kernel = _unpacked(getattr(operations, name), names)
         for key in ("CPU", "CUDA"):
-            library.impl(name, kernel, key)
-        torch.library.register_fake(f"{NAMESPACE}::{name}", shape_of)
-    return library
+            operators.impl(name, kernel, key)
+        library.register_fake(f"{NAMESPACE}::{name}", shape_of)
+    return operators

@@ -33,11 +33,11 @@ def axes(spec: PoolSpec, size: Sizes, out: Sizes) -> tuple[Axis, Axis, Axis]:
     adaptive = bool(spec.output_size)
     found = []
     for i, k in enumerate(spec.kernel_size):
-        s, d = spec.stride[i], spec.dilation[i]
-        covering = largest_window(out[i], size[i]) if adaptive else (k - 1) * d // s + 1
-        found.append(Axis(k, s, spec.pad_before[i], spec.pad_after[i], d, adaptive, covering))
-    whole = (Axis(1, 1, 0, 0, 1, adaptive, 1),) * (3 - len(found))
-    return (*whole, *found)  # type: ignore[return-value]
+        stride, dilation = spec.stride[i], spec.dilation[i]
+        covering = largest_window(out[i], size[i]) if adaptive else (k - 1) * dilation // stride + 1
+        found.append(Axis(k, stride, spec.pad_before[i], spec.pad_after[i], dilation, adaptive, covering))
+    d, h, w = [Axis(1, 1, 0, 0, 1, adaptive, 1)] * (3 - len(found)) + found
+    return d, h, w
 
 
 @triton.jit
