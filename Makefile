@@ -21,7 +21,7 @@ endif
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | LC_ALL=C sort)
 CLANG_FORMAT = $(if $(filter none,$(VENV)),clang-format,$(VENV)/bin/clang-format)
 
-.PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources cuda-library gpu $(GPU_STAGES) abi clean
+.PHONY: build test test-kernels demo bench info check lint format types sanitize cuda-resources triton cuda-library gpu $(GPU_STAGES) abi clean
 .DEFAULT_GOAL := build
 
 # One stamp per requirements file: an environment is extended, never made anew.
@@ -109,6 +109,10 @@ gpu:
 	$(PYTHON) tools/gpu.py $(ARGS)
 $(GPU_STAGES):
 	$(PYTHON) tools/gpu.py $(@:gpu-%=%) $(ARGS)
+
+# Compiles the Triton kernels for GPUs that are not there.
+triton: $(call env,test)
+	$(PY) tools/triton_aot.py $(ARGS)
 
 abi: $(call env,build) build
 	$(PY) tools/abi_smoke.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) $(ARGS)

@@ -21,7 +21,16 @@ from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.oracle import Call, conv_calls, data, expect, mismatch, pool_calls, transposed_calls
+from convkit.testing.oracle import (
+    Call,
+    conv_calls,
+    data,
+    expect,
+    mismatch,
+    pool_calls,
+    stochastic_calls,
+    transposed_calls,
+)
 from tests import places
 from tests.test_raw_ops import assert_right, short
 
@@ -132,10 +141,16 @@ def slow(case: PoolCase, op: str) -> bool:
     return windows > 16 if op.endswith("bwd") else prod(spec.kernel_size) > (256 if op == "max_pool" else 64)
 
 
+#: The cases in which Lp and stochastic pooling run too: their way over windows is that of maxima and averages.
+POWERS = ("k2_s2", "k3_s2_p1_3d", "unequal_2d", "ceil_overhang_padded", "dilation_jumps_input", "channels_17")
+
+
 @pytest.mark.parametrize(("case", "dtype", "layout"), forms(POOLS, 1))
 def test_triton_pool(case: PoolCase, dtype: torch.dtype, layout: str, triton: Backend, reference: Backend) -> None:
     supports = backends.get("triton").supports
     for call in pool_calls(case, dtype, reference, layout):
+        if case.name not in POWERS and call.op.startswith(("lp", "stochastic")):
+            continue
         if supports(call.op, call.dtype, torch.device(DEVICE), call.spec) is not None:
             continue
         if DEVICE == "cuda" or not slow(case, call.op):
@@ -162,6 +177,24 @@ def test_triton_keeps_ties_and_nan(dtype: torch.dtype, triton: Backend, referenc
     expected_y, expected_offsets = call.run(reference)
     assert torch.equal(offsets, expected_offsets) and offsets.unique().numel() == 9
     torch.testing.assert_close(y, expected_y, rtol=0, atol=0, equal_nan=True)
+
+
+def test_triton_draws_what_the_others_draw(triton: Backend) -> None:
+    """Bit for bit, through the public function, at addresses beyond one block, and in another layout."""
+    x = torch.randn(2, 5, 24, 25).relu()
+    calls = {}
+    for layout in ("contiguous", "channels_last"):
+        call = stochastic_calls(
+            PoolCase("drawn", "", (2, 5, 24, 25), 3, 2, 1),
+            LAYOUTS[layout](x),
+            torch.zeros(2, 5, 12, 13),
+            backends.get("native"),
+            layout,
+        )[0]
+        calls[layout] = call.run(triton)
+        for ours, theirs in zip(calls[layout], call.run(backends.get("native"))):
+            assert torch.equal(ours, theirs)
+    assert torch.equal(calls["contiguous"][1], calls["channels_last"][1])
 
 
 def traced(f: Callable[..., Any], *args: Any) -> Any:

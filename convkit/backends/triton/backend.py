@@ -13,9 +13,13 @@ from convkit.backends.triton import machine, tiles
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
 FLOATING: tuple[torch.dtype, ...] = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+HALF_OR_SINGLE: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 INTEGRAL: tuple[torch.dtype, ...] = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 CONVOLUTIONS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "conv_bgrad")
-OPERATIONS = (*CONVOLUTIONS, "max_pool", "pool_select", "pool_select_bwd", "pool_indices", "avg_pool", "avg_pool_bwd")
+OPERATIONS = (
+    *(*CONVOLUTIONS, "max_pool", "pool_select", "pool_select_bwd", "pool_indices", "avg_pool", "avg_pool_bwd"),
+    *("stochastic_pool", "stochastic_mean", "stochastic_mean_bwd", "lp_pool", "lp_pool_bwd"),
+)
 CHOOSING = ("max_pool", "pool_select", "pool_select_bwd", "pool_indices")
 
 _compiling = torch.compiler.is_compiling
@@ -43,6 +47,8 @@ class Triton(Backend):
             allowed = FLOATING + INTEGRAL
         elif op.startswith("avg"):
             allowed = (*FLOATING, torch.int64)
+        elif op.startswith("lp"):
+            allowed = HALF_OR_SINGLE
         else:
             allowed = FLOATING
         if dtype not in allowed:
@@ -144,3 +150,40 @@ class Triton(Backend):
         if _compiling():
             return self._graph.avg_pool_bwd(dy, input_size, pack_pool(spec, channels_last))
         return self._run.avg_pool_bwd(dy, input_size, spec, channels_last)
+
+    def stochastic_pool(self, x: Tensor, seed: Tensor, spec: PoolSpec, channels_last: bool) -> tuple[Tensor, Tensor]:
+        if _compiling():
+            return self._graph.stochastic_pool(x, seed, pack_pool(spec, channels_last))
+        return self._run.stochastic_pool(x, seed, spec, channels_last)
+
+    def stochastic_mean(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        if _compiling():
+            return self._graph.stochastic_mean(x, pack_pool(spec, channels_last))
+        return self._run.stochastic_mean(x, spec, channels_last)
+
+    def stochastic_mean_bwd(self, dy: Tensor, x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+        if _compiling():
+            return self._graph.stochastic_mean_bwd(dy, x, y, pack_pool(spec, channels_last))
+        return self._run.stochastic_mean_bwd(dy, x, y, spec, channels_last)
+
+    def lp_pool(
+        self, x: Tensor, exponent: Tensor | None, spec: PoolSpec, p: float, norm: bool, channels_last: bool
+    ) -> Tensor:
+        if _compiling():
+            return self._graph.lp_pool(x, exponent, pack_pool(spec, channels_last), p, norm)
+        return self._run.lp_pool(x, exponent, spec, p, norm, channels_last)
+
+    def lp_pool_bwd(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor,
+        exponent: Tensor | None,
+        spec: PoolSpec,
+        p: float,
+        norm: bool,
+        channels_last: bool,
+    ) -> Tensor:
+        if _compiling():
+            return self._graph.lp_pool_bwd(dy, x, y, exponent, pack_pool(spec, channels_last), p, norm)
+        return self._run.lp_pool_bwd(dy, x, y, exponent, spec, p, norm, channels_last)

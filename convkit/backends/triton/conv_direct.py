@@ -53,7 +53,6 @@ def conv_direct_kernel(
     residual_strides,
     w_strides,
     w_group,
-    alpha,
     AXES: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -61,6 +60,7 @@ def conv_direct_kernel(
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    ALPHA: tl.constexpr,
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
@@ -90,7 +90,7 @@ def conv_direct_kernel(
         at = n * residual_strides[0] + c * residual_strides[1]
         at += o * residual_strides[2] + p * residual_strides[3] + q * residual_strides[4]
         acc += tl.load(residual + at, mask=inside, other=0).to(acc.dtype)
-    tl.store(y + i, narrow(activate(acc, alpha, ACTIVATION), y.dtype.element_ty), mask=inside)
+    tl.store(y + i, narrow(activate(acc, ALPHA, ACTIVATION), y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -169,7 +169,6 @@ def _run(
         *(strides(x), strides(y if residual is None else residual)),
         (c, k, *taps) if transposed else (k, c, *taps),
         (x_channels if transposed else y_channels) * k,
-        float(spec.alpha),
         AXES=conv_axes(spec, tuple(w.shape[2:])),
         TRANSPOSED=transposed,
         CHANNELS_LAST=channels_last,
@@ -177,6 +176,7 @@ def _run(
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         ACTIVATION=spec.activation,
+        ALPHA=float(spec.alpha) if spec.activation else 0.0,
         BLOCK=block.size,
         INDEX=index_type(x, w, y, residual),
         num_warps=block.warps,

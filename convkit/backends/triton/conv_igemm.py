@@ -69,7 +69,6 @@ def conv_igemm_kernel(
     residual_strides,
     w_strides,
     w_group,
-    alpha,
     AXES: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     FLAT: tl.constexpr,
@@ -78,6 +77,7 @@ def conv_igemm_kernel(
     BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    ALPHA: tl.constexpr,
     M: tl.constexpr,
     K: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -159,7 +159,7 @@ def conv_igemm_kernel(
         at = n * residual_strides[0] + o_d * residual_strides[2] + o_h * residual_strides[3] + o_w * residual_strides[4]
         at = at[:, None] + (channel * residual_strides[1])[None, :]
         acc += tl.load(residual + at, mask=inside, other=0).to(acc.dtype)
-    acc = activate(acc, alpha, ACTIVATION)
+    acc = activate(acc, ALPHA, ACTIVATION)
     at = n * y_strides[0] + o_d * y_strides[2] + o_h * y_strides[3] + o_w * y_strides[4]
     tl.store(y + at[:, None] + (channel * y_strides[1])[None, :], narrow(acc, y.dtype.element_ty), mask=inside)
 
@@ -205,7 +205,6 @@ def implicit_gemm(
         *(tiles_m, tiles_n, groups, strides(x), strides(y), strides(y if residual is None else residual)),
         (c, k, *taps) if transposed else (k, c, *taps),
         (x_channels if transposed else y_channels) * k,
-        float(spec.alpha),
         AXES=axes,
         TRANSPOSED=transposed,
         FLAT=x_channels < tile.k,
@@ -214,6 +213,7 @@ def implicit_gemm(
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         ACTIVATION=spec.activation,
+        ALPHA=float(spec.alpha) if spec.activation else 0.0,
         M=tile.m,
         K=tile.k,
         COLUMNS=tile.n,

@@ -2,7 +2,9 @@
 
 from convkit.backends.triton.avg_pool import avg_pool, avg_pool_bwd
 from convkit.backends.triton.convolution import conv_dgrad, conv_fprop, conv_wgrad
+from convkit.backends.triton.lp_pool import lp_pool, lp_pool_bwd
 from convkit.backends.triton.max_pool import max_pool, pool_indices, pool_select, pool_select_bwd
+from convkit.backends.triton.stochastic_pool import stochastic_mean, stochastic_mean_bwd, stochastic_pool
 from convkit.backends.triton.sums import conv_bgrad
 
 __all__ = [
@@ -12,8 +14,13 @@ __all__ = [
     "conv_dgrad",
     "conv_fprop",
     "conv_wgrad",
+    "lp_pool",
+    "lp_pool_bwd",
     "max_pool",
     "pool_indices",
     "pool_select",
     "pool_select_bwd",
+    "stochastic_mean",
+    "stochastic_mean_bwd",
+    "stochastic_pool",
 ]

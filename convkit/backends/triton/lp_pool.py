@@ -1,0 +1,247 @@
+"""Lp pooling and its gradient, as :meth:`convkit.backends.base.Backend.lp_pool` defines them.
+
+Computes  torch: y = (scale * sum of x^p)^(1/p), dx = x^(p-1) * sum of dy y^(1-p) scale over the windows of an element.
+          norm: of |x|, by way of |x| / m with m the window's extreme element; dx = sum of dy sign(x) (|x| / y)^(p-1).
+Mapping   One element of the result per lane, as in max_pool; norm goes over a window twice. Backward gathers.
+Memory    Through the caches.
+Limits    p = 1, 2, 3 multiply; other powers are exp2(p log2 |x|) in float64, whose rounding a float32 result hides. Not
+          for float64, where it would show.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from convkit.backends.triton import tiles
+from convkit.backends.triton.avg_pool import divisor
+from convkit.backends.triton.launch import dense, index_type, launch, spatial, strides
+from convkit.backends.triton.windows import axes, narrow, place, positions, readers, span, tap_of, widen
+from convkit.problem import PoolSpec, pool_output_size
+
+
+@triton.jit
+def power(x, p):
+    """x^p in float64, with pow's rules for negative numbers and for p = 0."""
+    wide = x.to(tl.float64)
+    size = tl.exp2(p * tl.log2(tl.abs(wide)))
+    whole = tl.floor(p) == p
+    odd = whole & (tl.floor(p * 0.5) * 2.0 != p)
+    negative = tl.where(whole, tl.where(odd, -size, size), float("nan"))
+    result = tl.where(wide < 0, negative, size)
+    return tl.where((wide == 1.0) | (p == 0.0), 1.0, result)
+
+
+@triton.jit
+def raised(x, p, P: tl.constexpr):
+    """x^p in x's type; P is p where it is known when the kernel is built, else NaN."""
+    if P == 1.0:
+        return x
+    elif P == 2.0:
+        return x * x
+    elif P == 3.0:
+        return x * x * x
+    else:
+        return power(x, p).to(x.dtype)
+
+
+@triton.jit
+def rooted(x, p, P: tl.constexpr):
+    """x^(1/p)."""
+    if P == 1.0:
+        return x
+    elif P == 2.0:
+        return tl.sqrt_rn(x)
+    else:
+        return power(x, 1.0 / p).to(x.dtype)
+
+
+@triton.jit
+def exponent_of(exponent, P: tl.constexpr):
+    """p as one float64 number in a vector."""
+    if P == P:
+        return tl.full((1,), P, tl.float64)
+    else:
+        return tl.load(exponent + tl.arange(0, 1)).to(tl.float64)
+
+
+@triton.jit
+def lp_pool_kernel(
+    x,
+    exponent,
+    y,
+    count,
+    C,
+    size,
+    out,
+    x_strides,
+    AXES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    P: tl.constexpr,
+    NORM: tl.constexpr,
+    LARGEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """LARGEST: what the stored type holds; a sum beyond it is infinite, as where PyTorch stores the sum."""
+    i = positions(BLOCK, INDEX)
+    inside = i < count
+    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    d0, d1 = span(o, size[0], out[0], AXES[0])
+    h0, h1 = span(p, size[1], out[1], AXES[1])
+    w0, w1 = span(q, size[2], out[2], AXES[2])
+    plane = x + n * x_strides[0] + c * x_strides[1]
+    e = exponent_of(exponent, P)
+    positive = e > 0
+    extreme = tl.where(positive, 0.0, float("inf")).to(tl.float32) + tl.zeros((BLOCK,), tl.float32)
+    if NORM:
+        for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
+            d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
+            h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
+            w = w0 + tap % AXES[2].kernel * AXES[2].dilation
+            there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+            at = d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
+            a = tl.abs(widen(tl.load(plane + at, mask=there, other=0)))
+            take = there & (tl.where(positive, a > extreme, a < extreme) | (a != a))
+            extreme = tl.where(take, a, extreme)  # nothing beats a NaN
+    ordinary = (extreme > 0) & (extreme < float("inf"))
+    unit = tl.where(ordinary, extreme, 1.0)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
+        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
+        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
+        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
+        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+        at = d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
+        v = widen(tl.load(plane + at, mask=there, other=0))
+        if NORM:
+            v = tl.div_rn(tl.abs(v), unit)
+        total += tl.where(there, raised(v, e, P), 0.0)
+    if NORM:
+        result = tl.where(ordinary, extreme * rooted(total, e, P), extreme)
+    else:
+        taps: tl.constexpr = AXES[0].kernel * AXES[1].kernel * AXES[2].kernel
+        by = divisor(o, p, q, size, out, AXES, True, 0).to(tl.float32)
+        total = total * tl.div_rn(tl.full((BLOCK,), taps, tl.float32), by)
+        total = tl.where(tl.abs(total) > LARGEST, tl.where(total > 0, float("inf"), -float("inf")), total)
+        result = rooted(total + 0.0, e, P)
+    tl.store(y + i, narrow(result, y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def lp_pool_bwd_kernel(
+    dy,
+    x,
+    y,
+    exponent,
+    dx,
+    count,
+    C,
+    size,
+    out,
+    dy_strides,
+    x_strides,
+    y_strides,
+    AXES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    P: tl.constexpr,
+    NORM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    i = positions(BLOCK, INDEX)
+    inside = i < count
+    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
+    o0, o1 = readers(d, size[0], out[0], AXES[0])
+    p0, p1 = readers(h, size[1], out[1], AXES[1])
+    q0, q1 = readers(w, size[2], out[2], AXES[2])
+    at = n * x_strides[0] + c * x_strides[1] + d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
+    element = widen(tl.load(x + at, mask=inside, other=0))
+    dy_plane = dy + n * dy_strides[0] + c * dy_strides[1]
+    y_plane = y + n * y_strides[0] + c * y_strides[1]
+    e = exponent_of(exponent, P)
+    taps: tl.constexpr = AXES[0].kernel * AXES[1].kernel * AXES[2].kernel
+    total = tl.zeros((BLOCK,), tl.float32)
+    for reader in range(AXES[0].covering * AXES[1].covering * AXES[2].covering):
+        o = o0 + reader // (AXES[1].covering * AXES[2].covering)
+        p = p0 + reader // AXES[2].covering % AXES[1].covering
+        q = q0 + reader % AXES[2].covering
+        there = inside & (o < o1) & (p < p1) & (q < q1)
+        there &= tap_of(d, o, size[0], out[0], AXES[0])[1]
+        there &= tap_of(h, p, size[1], out[1], AXES[1])[1]
+        there &= tap_of(w, q, size[2], out[2], AXES[2])[1]
+        at = o * dy_strides[2] + p * dy_strides[3] + q * dy_strides[4]
+        g = widen(tl.load(dy_plane + at, mask=there, other=0))
+        root_at = o * y_strides[2] + p * y_strides[3] + q * y_strides[4]
+        root = widen(tl.load(y_plane + root_at, mask=there, other=1))
+        if NORM:
+            a = tl.abs(element)
+            ratio = tl.where(a == root, 1.0, tl.div_rn(a, tl.where(root == 0, 1.0, root)))
+            slope = tl.minimum(power(ratio, e - 1.0), 3.4028234663852886e38).to(tl.float32)
+            slope = tl.where(element < 0, -slope, slope)
+            share = g * tl.where((element == 0) | (root == 0), 0.0, slope)
+        else:
+            by = divisor(o, p, q, size, out, AXES, True, 0).to(tl.float32)
+            share = g * power(root, 1.0 - e).to(tl.float32) * tl.div_rn(tl.full((BLOCK,), taps, tl.float32), by)
+            share = tl.where((root == 0) | ((e < 0) & (root == float("inf"))), 0.0, share)
+        total += tl.where(there, share, 0.0)
+    if not NORM:
+        total = total * power(element, e - 1.0).to(tl.float32)
+    tl.store(dx + i, narrow(total, dx.dtype.element_ty), mask=inside)
+
+
+def lp_pool(x: Tensor, exponent: Tensor | None, spec: PoolSpec, p: float, norm: bool, channels_last: bool) -> Tensor:
+    size = tuple(x.shape[2:])
+    out = pool_output_size(size, spec)
+    y = dense(x, (*x.shape[:2], *out), channels_last)
+    if y.numel() > 0:
+        block = tiles.block(y.numel())
+        launch(
+            lp_pool_kernel,
+            triton.cdiv(y.numel(), block.size),
+            x,
+            *(x, x if exponent is None else exponent, y, y.numel(), x.shape[1]),
+            *(spatial(size), spatial(out), strides(x)),
+            AXES=axes(spec, size, out),
+            CHANNELS_LAST=channels_last,
+            P=float(p) if exponent is None else float("nan"),
+            NORM=norm,
+            LARGEST=torch.finfo(x.dtype).max,
+            BLOCK=block.size,
+            INDEX=index_type(x, y),
+            num_warps=block.warps,
+        )
+    return y
+
+
+def lp_pool_bwd(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    exponent: Tensor | None,
+    spec: PoolSpec,
+    p: float,
+    norm: bool,
+    channels_last: bool,
+) -> Tensor:
+    size, out = tuple(x.shape[2:]), tuple(dy.shape[2:])
+    dx = dense(dy, tuple(x.shape), channels_last)
+    if dx.numel() > 0:
+        block = tiles.block(dx.numel())
+        launch(
+            lp_pool_bwd_kernel,
+            triton.cdiv(dx.numel(), block.size),
+            dy,
+            *(dy, x, y, x if exponent is None else exponent, dx, dx.numel(), x.shape[1]),
+            *(spatial(size), spatial(out), strides(dy), strides(x), strides(y)),
+            AXES=axes(spec, size, out),
+            CHANNELS_LAST=channels_last,
+            P=float(p) if exponent is None else float("nan"),
+            NORM=norm,
+            BLOCK=block.size,
+            INDEX=index_type(dy, x, y, dx),
+            num_warps=block.warps,
+        )
+    return dx

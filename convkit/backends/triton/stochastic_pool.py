@@ -1,0 +1,241 @@
+"""Stochastic pooling (Zeiler & Fergus, ICLR 2013): draws from windows, the expectation of a draw, and its gradient.
+
+Computes  of each window the first element whose cumulative sum exceeds u times the sum; sum x^2 / sum x; the gradient
+          of that. Elements that are not positive count as 0.
+Mapping   One element of the result per lane, as in max_pool; a draw takes two passes. The gradient gathers.
+Memory    Through the caches. The gradient keeps the windows' sums, in float64, in a tensor between its two kernels.
+Limits    Draws are bit for bit those of every other backend: Philox4x32-10 at the result's position, sums in row-major
+          order, and no contraction of products and sums (the launcher switches it off).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from convkit.backends.layout import OFFSET_DTYPES
+from convkit.backends.triton import tiles
+from convkit.backends.triton.launch import dense, index_type, launch, spatial, strides
+from convkit.backends.triton.windows import axes, narrow, place, positions, readers, span, tap_of, widen
+from convkit.problem import PoolSpec, offset_bytes, pool_output_size
+
+
+@triton.jit
+def weight(plane, there, d, h, w, x_strides):
+    """What an element weighs: itself where it is positive or NaN, else 0."""
+    v = widen(tl.load(plane + d * x_strides[2] + h * x_strides[3] + w * x_strides[4], mask=there, other=0))
+    return tl.where(v <= 0, 0.0, v)
+
+
+@triton.jit
+def stochastic_pool_kernel(
+    x,
+    seed,
+    y,
+    offsets,
+    count,
+    C,
+    size,
+    out,
+    x_strides,
+    AXES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    LARGEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    i = positions(BLOCK, INDEX)
+    inside = i < count
+    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    d0, d1 = span(o, size[0], out[0], AXES[0])
+    h0, h1 = span(p, size[1], out[1], AXES[1])
+    w0, w1 = span(q, size[2], out[2], AXES[2])
+    plane = x + n * x_strides[0] + c * x_strides[1]
+    total = widen(tl.zeros((BLOCK,), x.dtype.element_ty))
+    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
+        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
+        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
+        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
+        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+        total += weight(plane, there, d, h, w, x_strides)
+    # The draw belongs to the position in a contiguous result, whatever the layout.
+    address = (((n.to(tl.int64) * C + c) * out[0] + o) * out[1] + p) * out[2] + q
+    none = tl.zeros((BLOCK,), tl.uint32)
+    word, _, _, _ = tl.philox(tl.load(seed), address.to(tl.uint32), (address >> 32).to(tl.uint32), none, none, 10)
+    uniform = (word >> 8).to(total.dtype) * 5.9604644775390625e-08  # its upper 24 bits times 2^-24
+    threshold = tl.where(total > LARGEST, LARGEST, uniform * total)
+    cumulative = tl.zeros_like(total)
+    drawn = tl.zeros_like(total)
+    chosen = tl.full((BLOCK,), -1, tl.int32)
+    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
+        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
+        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
+        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
+        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+        v = weight(plane, there, d, h, w, x_strides)
+        take = ((cumulative <= threshold) & (v > 0)) | (v != v)  # the last NaN wins
+        drawn = tl.where(take, v, drawn)
+        chosen = tl.where(take, tap, chosen)
+        cumulative += v
+    tl.store(y + i, narrow(drawn, y.dtype.element_ty), mask=inside)
+    tl.store(offsets + i, chosen.to(offsets.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def stochastic_mean_kernel(
+    x,
+    y,
+    count,
+    C,
+    size,
+    out,
+    x_strides,
+    AXES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    SUMS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """The expectation of each window, or its sum (SUMS); in float64: squares of float32 numbers do not overflow."""
+    i = positions(BLOCK, INDEX)
+    inside = i < count
+    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    d0, d1 = span(o, size[0], out[0], AXES[0])
+    h0, h1 = span(p, size[1], out[1], AXES[1])
+    w0, w1 = span(q, size[2], out[2], AXES[2])
+    plane = x + n * x_strides[0] + c * x_strides[1]
+    total = tl.zeros((BLOCK,), tl.float64)
+    squares = tl.zeros((BLOCK,), tl.float64)
+    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
+        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
+        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
+        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
+        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+        v = weight(plane, there, d, h, w, x_strides).to(tl.float64)
+        total += v
+        squares += v * v
+    if SUMS:
+        tl.store(y + i, total, mask=inside)
+    else:
+        mean = tl.where(squares == float("inf"), squares, squares / tl.where(total == 0, 1.0, total))
+        tl.store(y + i, narrow(tl.where(total <= 0, 0.0, mean), y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def stochastic_mean_bwd_kernel(
+    dy,
+    x,
+    y,
+    sums,
+    dx,
+    count,
+    C,
+    size,
+    out,
+    dy_strides,
+    x_strides,
+    y_strides,
+    AXES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    i = positions(BLOCK, INDEX)
+    inside = i < count
+    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
+    o0, o1 = readers(d, size[0], out[0], AXES[0])
+    p0, p1 = readers(h, size[1], out[1], AXES[1])
+    q0, q1 = readers(w, size[2], out[2], AXES[2])
+    at = n * x_strides[0] + c * x_strides[1] + d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
+    element = tl.load(x + at, mask=inside, other=0)
+    element = widen(element).to(tl.float64)
+    dy_plane = dy + n * dy_strides[0] + c * dy_strides[1]
+    y_plane = y + n * y_strides[0] + c * y_strides[1]
+    total = tl.zeros((BLOCK,), tl.float64)
+    for reader in range(AXES[0].covering * AXES[1].covering * AXES[2].covering):
+        o = o0 + reader // (AXES[1].covering * AXES[2].covering)
+        p = p0 + reader // AXES[2].covering % AXES[1].covering
+        q = q0 + reader % AXES[2].covering
+        there = inside & (o < o1) & (p < p1) & (q < q1) & ~(element <= 0)
+        there &= tap_of(d, o, size[0], out[0], AXES[0])[1]
+        there &= tap_of(h, p, size[1], out[1], AXES[1])[1]
+        there &= tap_of(w, q, size[2], out[2], AXES[2])[1]
+        at = o * dy_strides[2] + p * dy_strides[3] + q * dy_strides[4]
+        g = widen(tl.load(dy_plane + at, mask=there, other=0)).to(tl.float64)
+        mean_at = o * y_strides[2] + p * y_strides[3] + q * y_strides[4]
+        mean = widen(tl.load(y_plane + mean_at, mask=there, other=0)).to(tl.float64)
+        sum_at = (((n * C + c) * out[0] + o) * out[1] + p) * out[2] + q  # sums lie contiguously
+        weights = tl.load(sums + sum_at, mask=there, other=1)
+        total += tl.where(there, g * ((2.0 * element - mean) / weights), 0.0)
+    tl.store(dx + i, narrow(total, dx.dtype.element_ty), mask=inside)
+
+
+def stochastic_pool(x: Tensor, seed: Tensor, spec: PoolSpec, channels_last: bool) -> tuple[Tensor, Tensor]:
+    size = tuple(x.shape[2:])
+    out = pool_output_size(size, spec)
+    shape = (*x.shape[:2], *out)
+    y = dense(x, shape, channels_last)
+    offsets = dense(x, shape, channels_last, OFFSET_DTYPES[offset_bytes(spec.kernel_size)])
+    if y.numel() > 0:
+        block = tiles.block(y.numel())
+        launch(
+            stochastic_pool_kernel,
+            triton.cdiv(y.numel(), block.size),
+            x,
+            *(x, seed, y, offsets, y.numel(), x.shape[1], spatial(size), spatial(out), strides(x)),
+            AXES=axes(spec, size, out),
+            CHANNELS_LAST=channels_last,
+            LARGEST=torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).max,
+            BLOCK=block.size,
+            INDEX=index_type(x, y),
+            num_warps=block.warps,
+        )
+    return y, offsets
+
+
+def _windows(x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool, sums: bool) -> None:
+    size, out = tuple(x.shape[2:]), tuple(y.shape[2:])
+    if y.numel() > 0:
+        block = tiles.block(y.numel())
+        launch(
+            stochastic_mean_kernel,
+            triton.cdiv(y.numel(), block.size),
+            x,
+            *(x, y, y.numel(), x.shape[1], spatial(size), spatial(out), strides(x)),
+            AXES=axes(spec, size, out),
+            CHANNELS_LAST=channels_last,
+            SUMS=sums,
+            BLOCK=block.size,
+            INDEX=index_type(x, y),
+            num_warps=block.warps,
+        )
+
+
+def stochastic_mean(x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+    y = dense(x, (*x.shape[:2], *pool_output_size(tuple(x.shape[2:]), spec)), channels_last)
+    _windows(x, y, spec, channels_last, False)
+    return y
+
+
+def stochastic_mean_bwd(dy: Tensor, x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
+    size, out = tuple(x.shape[2:]), tuple(y.shape[2:])
+    dx = dense(dy, tuple(x.shape), channels_last)
+    if dx.numel() > 0:
+        sums = dense(x, tuple(y.shape), False, torch.float64)
+        _windows(x, sums, spec, False, True)
+        block = tiles.block(dx.numel())
+        launch(
+            stochastic_mean_bwd_kernel,
+            triton.cdiv(dx.numel(), block.size),
+            dy,
+            *(dy, x, y, sums, dx, dx.numel(), x.shape[1], spatial(size), spatial(out)),
+            *(strides(dy), strides(x), strides(y)),
+            AXES=axes(spec, size, out),
+            CHANNELS_LAST=channels_last,
+            BLOCK=block.size,
+            INDEX=index_type(dy, x, y, sums, dx),
+            num_warps=block.warps,
+        )
+    return dx

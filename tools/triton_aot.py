@@ -1,0 +1,262 @@
+"""Compiles the Triton kernels ahead of time, in every dtype and tile of the tables, and prints what each takes.
+
+No GPU is needed: launches of the backend are turned into compilations for a GPU that is not there. Exit status 1 if
+a kernel does not compile, spills more than ``--most-spilled`` bytes, needs more shared memory than the GPU has, or a
+matrix product is not done by the instruction of its architecture. What was compiled is kept in build/triton.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.pop("TRITON_INTERPRET", None)
+os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton"))
+
+from convkit.backends.triton import tiles  # noqa: E402 - found by the path above
+from convkit.problem import ConvSpec, PoolSpec  # noqa: E402 - likewise
+from convkit.terminal import table  # noqa: E402 - likewise
+
+#: Compute capability -> (matrix instruction of the main tiles, bytes of shared memory that a block can have).
+ARCHITECTURES = {80: ("mma.sync", 163 * 1024), 90: ("wgmma", 227 * 1024), 100: ("tcgen05", 227 * 1024)}
+DTYPES = {d: getattr(torch, d) for d in ("bfloat16", "float16", "float32", "float64")}
+
+
+class Job(NamedTuple):
+    """One operation in a dtype, perhaps in a tile, on an architecture."""
+
+    op: str
+    dtype: str
+    layout: str
+    arch: int
+    precision: str  # of float32 products; "" for what has none
+    tile: tiles.Tile | None
+
+
+class Kernel(NamedTuple):
+    """What a compiled kernel takes; sizes in bytes."""
+
+    job: Job
+    name: str
+    registers: int
+    shared: int
+    stack: int
+    spilled: int
+    instruction: str
+
+
+def jobs() -> Iterator[Job]:
+    """Convolutions in every tile of their table, in channels_last; pools in every dtype and both layouts."""
+    for arch in ARCHITECTURES:
+        for dtype in DTYPES:
+            kinds = {"float32": ("tf32", "tf32x3", "ieee"), "float64": ("float64",)}.get(dtype, ("half",))
+            for kind in kinds:
+                precision = kind if dtype == "float32" else ""
+                for tile in tiles.TILES[kind]:
+                    for op in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
+                        yield Job(op, dtype, "channels_last", arch, precision, tile)
+            for layout in ("contiguous", "channels_last"):  # and what has no tile
+                for op in ("depthwise", "first layer", "pools"):
+                    yield Job(op, dtype, layout, arch, "tf32" if dtype == "float32" else "", None)
+
+
+def launches(job: Job) -> None:
+    """Calls the backend as a user would; sizes are only those that decide which kernel is built."""
+    from convkit.backends.triton import operations
+
+    def tensor(*size: int) -> torch.Tensor:
+        format = torch.channels_last if job.layout == "channels_last" else torch.contiguous_format
+        return torch.empty(size, dtype=DTYPES[job.dtype]).to(memory_format=format)
+
+    last = job.layout == "channels_last"
+    algorithm = tiles.ALGORITHMS.index("conv_igemm_tf32x3") + 1 if job.precision == "tf32x3" else 0
+    plain = ConvSpec((1, 1), (1, 1), (1, 1), (1, 1), algorithm=algorithm)
+    torch.backends.cudnn.allow_tf32 = job.precision == "tf32"
+    none = (None, None, None)
+    if job.op == "conv_fprop":
+        operations.conv_fprop(tensor(2, 64, 32, 32), tensor(64, 64, 3, 3), *none, plain, last)
+    elif job.op == "conv_dgrad":
+        strided = plain._replace(stride=(2, 2))
+        operations.conv_dgrad(tensor(2, 64, 16, 16), tensor(64, 64, 3, 3), *none, (32, 32), strided, last)
+    elif job.op == "conv_wgrad":
+        operations.conv_wgrad(tensor(2, 64, 32, 32), tensor(2, 64, 32, 32), (3, 3), plain, last)
+    elif job.op == "depthwise":
+        depthwise = plain._replace(groups=64)
+        x, w = tensor(2, 64, 32, 32), tensor(64, 1, 3, 3)
+        operations.conv_fprop(x, w, *none, depthwise, last)
+        operations.conv_dgrad(x, w, *none, (32, 32), depthwise, last)
+        operations.conv_wgrad(x, x, (3, 3), depthwise, last)
+    elif job.op == "first layer":
+        bias = torch.empty(64, dtype=DTYPES[job.dtype])
+        stem = ConvSpec((2, 2), (3, 3), (3, 3), (1, 1), activation=1)
+        operations.conv_fprop(tensor(2, 3, 64, 64), tensor(64, 3, 7, 7), bias, bias, tensor(2, 64, 32, 32), stem, last)
+        operations.conv_bgrad(tensor(2, 64, 32, 32))
+    else:
+        spec = PoolSpec((3, 3), (2, 2), (1, 1), (1, 1), (1, 1))
+        x = tensor(32, 64, 32, 32)
+        y, offsets = operations.max_pool(x, spec, True, last)
+        operations.pool_select(x, offsets, spec, last)
+        operations.pool_select_bwd(y, offsets, (32, 32), spec, last)
+        operations.pool_indices(offsets, (32, 32), spec, last)
+        operations.avg_pool_bwd(operations.avg_pool(x, spec, last), (32, 32), spec, last)
+
+
+class _AbsentGpu:
+    """As much of a driver as compiling asks for."""
+
+    def __init__(self, arch: int) -> None:
+        self._arch = arch
+
+    def get_current_device(self) -> int:
+        return self._arch  # kernels are kept per device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self._arch, 32)
+
+
+@cache
+def _tool(name: str) -> Path:
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """(registers, bytes of stack) of a kernel; what does not fit into registers lies on the stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        shown = subprocess.run([_tool("cuobjdump"), "-res-usage", file.name], capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", shown)
+    if found is None:
+        raise RuntimeError(f"cuobjdump says nothing of registers: {shown}")
+    return int(found[1]), int(found[2])
+
+
+def _spilled(cubin: bytes) -> int:
+    """Bytes that instructions store to local memory."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        shown = subprocess.run([_tool("nvdisasm"), "-c", file.name], capture_output=True, text=True).stdout
+    widths = re.findall(r"\bSTL(?:\.(\d+))?\b", shown)
+    return sum(int(w or 32) // 8 for w in widths)
+
+
+def instruction(ptx: str) -> str:
+    """The matrix instruction of a kernel, "" where it has none."""
+    for name in ("tcgen05.mma", "wgmma", "mma.sync"):
+        if name in ptx:
+            return name.removesuffix(".mma")
+    return ""
+
+
+def compile_job(job: Job) -> list[Kernel]:
+    """Every kernel that one job launches, compiled."""
+    from triton.runtime import driver
+
+    from convkit.backends.triton import launch
+
+    found: list[Kernel] = []
+
+    def build(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+        compiled = kernel.warmup(*args, grid=grid, **meta)
+        ptx, cubin = compiled.asm["ptx"], compiled.asm["cubin"]
+        registers, stack = _resources(cubin)
+        spilled = _spilled(cubin) if stack else 0
+        shared = compiled.metadata.shared
+        found.append(Kernel(job, kernel.fn.__name__, registers, shared, stack, spilled, instruction(ptx)))
+
+    driver.set_active(_AbsentGpu(job.arch))
+    runner: Callable[..., None] = launch.runner
+    launch.runner = build
+    try:
+        with tiles.forced(tile=job.tile):
+            launches(job)
+    finally:
+        launch.runner = runner
+    return found
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+
+
+def faults(kernels: list[Kernel], most_spilled: int) -> Iterator[str]:
+    """What is wrong, one line each."""
+    for k in kernels:
+        wanted, most_shared = ARCHITECTURES[k.job.arch]
+        where = f"{k.name} {k.job.dtype} {_tile(k.job)} sm_{k.job.arch}"
+        if k.spilled > most_spilled:
+            yield f"{where}: {k.spilled} bytes spilled, {most_spilled} are allowed"
+        if k.shared > most_shared:
+            yield f"{where}: {k.shared} bytes of shared memory, {most_shared} are there"
+        if not k.name.startswith(("conv_igemm", "conv_wgrad_kernel")):
+            continue
+        if k.job.precision != "ieee" and not k.instruction:
+            yield f"{where}: no matrix instruction"
+        main = k.job.tile in tiles.TILES.get("half", ())[:2] and k.job.dtype in ("bfloat16", "float16")
+        if main and k.instruction != wanted:
+            yield f"{where}: {k.instruction or 'no matrix instruction'} instead of {wanted}"
+
+
+def _tile(job: Job) -> str:
+    if job.tile is None:
+        return job.layout
+    t = job.tile
+    return " ".join(filter(None, (f"{t.m}x{t.n}x{t.k} {t.warps} warps {t.stages} stages", job.precision)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--most-spilled", type=int, default=64, help="bytes a kernel may spill (default 64)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="compile one job in N")
+    options = parser.parse_args()
+    try:
+        import triton
+    except ImportError:
+        print("triton is not installed: its kernels are not compiled")
+        return 0
+    chosen = list(jobs())[:: options.every]
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), _start) as pool:
+        kernels = [k for found in pool.map(compile_job, chosen) for k in found]
+    rows: list[list[str]] = []
+    by_kernel: dict[tuple[str, ...], dict[int, Kernel]] = {}
+    for k in kernels:
+        by_kernel.setdefault((k.name, k.job.dtype, _tile(k.job), k.job.op), {})[k.job.arch] = k
+    for (name, dtype, tile, _), archs in by_kernel.items():
+        cells = []
+        for arch in ARCHITECTURES:
+            k = archs.get(arch)
+            cells.append(f"{k.registers} / {k.shared} / {k.spilled} {k.instruction}".strip() if k else "")
+        rows.append([name, dtype, tile, *cells])
+    print(table(("kernel", "dtype", "tile", *(f"sm_{a}" for a in ARCHITECTURES)), rows, left=(0, 1, 2)))
+    print(f"registers / bytes of shared memory / bytes spilled, matrix instruction; triton {triton.__version__}")
+    wrong = list(faults(kernels, options.most_spilled))
+    for line in wrong:
+        print("FAIL", line)
+    return 1 if wrong or not kernels else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
