@@ -16,6 +16,8 @@ from convkit.testing.oracle import Call, conv_calls, data, expect, mismatch, pro
 from convkit.testing.simt import Simt
 from tests.test_raw_ops import assert_right
 
+INF, NAN = float("inf"), float("nan")
+
 # Tiles have 64 rows (positions; filters in wgrad) and 64 columns (filters; channels, taps), steps 32 or 16 elements of
 # the reduction, the pipeline 4 stages.
 CASES = (
@@ -153,13 +155,44 @@ def test_simt_igemm_keeps_float32(simt: Simt, reference: Backend) -> None:
     for call in operations(CASES[8], torch.float32):
         rounded = by_name(call, simt, "conv_igemm_tf32").run(simt)[0]
         assert mismatch(rounded, expect(call, reference, product_error(call, simt))[0]) is not None, call.op
-    x = torch.full((1, 4, 1, 1), torch.finfo(torch.float32).max).contiguous(memory_format=torch.channels_last)
-    w = torch.tensor([0.25, -0.25, 0.5, 0.25]).view(1, 4, 1, 1).contiguous(memory_format=torch.channels_last)
-    spec = ConvCase("", "", (1, 4, 1, 1), (1, 4, 1, 1)).spec._replace(
-        algorithm=simt.algorithms().index("conv_igemm") + 1
-    )
+    near_overflow = torch.finfo(torch.float32).max * (1 - torch.linspace(0, 0.5, 40 * 4))
+    x = near_overflow.view(40, 4, 1, 1).contiguous(memory_format=torch.channels_last)
+    w = torch.tensor([0.2501, -0.2499, 0.5, 0.25]).view(1, 4, 1, 1).contiguous(memory_format=torch.channels_last)
+    spec = ConvCase("", "", x.shape, w.shape).spec._replace(algorithm=simt.algorithms().index("conv_igemm") + 1)
     y = simt.conv_fprop(x, w, None, None, None, spec, True)
-    torch.testing.assert_close(y.flatten(), x[0, :1].flatten() * 0.75, rtol=2**-20, atol=0)
+    exact = (x.double() * w.double()).sum(1, keepdim=True)
+    torch.testing.assert_close(y.double(), exact, rtol=2**-20, atol=0)
+
+
+def with_specials(t: torch.Tensor) -> torch.Tensor:
+    """Scattered infinities and zeros, and NaN: quiet, and with no bit but one that TF32 cuts off."""
+    late_nan = torch.tensor(0x7F800001, dtype=torch.int32).view(torch.float32)
+    special = torch.tensor([INF, -INF, NAN, late_nan.item(), 0.0, -0.0])
+    g = torch.Generator().manual_seed(t.numel())
+    chosen = special[torch.randint(len(special), t.shape, generator=g)]
+    scattered = torch.where(torch.rand(t.shape, generator=g) < 2e-3, chosen, t)
+    return scattered.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[8]], ids=lambda c: c.name)
+def test_simt_igemm_treats_infinities_as_float32_does(case: ConvCase, simt: Simt, reference: Backend) -> None:
+    """An infinity times a number is one too, times zero NaN, whatever parts three products are made of. Filters have
+    none where there is padding: that its zeros are products too is as in any implicit GEMM."""
+    kinds: set[str] = set()
+    for call in operations(case, torch.float32):
+        names = [n for n in ("x", "dy", "w") if n in call.arguments]
+        for changed in (names[:1], names[1:], names):
+            if "w" in changed and case.name != "pointwise":
+                continue
+            asked = call.replace(**{n: with_specials(call.arguments[n]) for n in changed})
+            wide = {n: a.double() for n, a in asked.arguments.items() if isinstance(a, torch.Tensor)}
+            (expected,) = asked.replace(**wide).run(reference)
+            (got,) = by_name(asked, simt, "conv_igemm").run(simt)
+            kinds |= {"nan"} if expected.isnan().any() else set()
+            kinds |= {"inf"} if expected.isinf().any() and expected.isfinite().any() else set()
+            assert torch.equal(got.isnan(), expected.isnan()), call.op
+            assert torch.equal(got[got.isinf()].double(), expected[expected.isinf()]), call.op
+    assert kinds == {"nan", "inf"}
 
 
 def test_pytorchs_switches_of_tf32() -> None:

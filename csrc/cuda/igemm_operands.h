@@ -82,13 +82,17 @@ struct AcrossReduction {
 };
 
 // A float as `high` + `low`, both TF32: what is lost is below 2^-22 of it. What TF32 rounds to infinity is cut off
-// instead, and an infinity has no remainder.
+// instead. An infinity or NaN is the low part, beside 1 with its sign: in low high + high low + high high it meets
+// nothing but the other factor, or that factor's sign, so that the sum is what float32's product is. Infinity + 0, the
+// obvious parts, would give NaN with every number that TF32 holds.
 CONVKIT_DEVICE void split(uint32_t& high, uint32_t& low) {
   const float v = bit_cast<float>(high);
-  float h = round_tf32(v);
-  if (bit_cast<uint32_t>(h) << 1 == 0xff000000u) h = bit_cast<float>(high & 0xffffe000u);
-  high = bit_cast<uint32_t>(h);
-  low = bit_cast<uint32_t>(h == v ? 0.0f : round_tf32(v - h));
+  const bool finite = (high & 0x7f800000u) != 0x7f800000u;
+  uint32_t h = bit_cast<uint32_t>(round_tf32(v));
+  if (h << 1 == 0xff000000u) h = high & 0xffffe000u;
+  // v + v: a NaN that TF32 would cut down to an infinity becomes a quiet one.
+  low = finite ? bit_cast<uint32_t>(round_tf32(v - bit_cast<float>(h))) : bit_cast<uint32_t>(v + v);
+  high = finite ? h : (high & 0x80000000u) | 0x3f800000u;
 }
 
 }  // namespace convkit::cuda
