@@ -126,7 +126,59 @@ def test_simt_igemm_is_preferred(simt: Simt) -> None:
             assert plan(tf32, simt) == ("conv_igemm_tf32" if dtype == torch.float32 else "conv_igemm")
     for call in operations(CASES[0], torch.float64) + conv_calls(CASES[0], torch.bfloat16)[:4]:
         if call.op != "conv_bgrad":
-            assert plan(call, simt) == "conv_direct"
+            assert plan(call, simt) == "conv_direct"  # too small to pack operands for
+
+
+def shaped(case: ConvCase, dtype: torch.dtype, last: str = "") -> dict[str, torch.Tensor]:
+    """Tensors of no memory worth speaking of; those named in ``last`` are channels_last."""
+    sizes = {"x": case.input, "w": case.weight, "y": case.output}
+    return {
+        n: torch.empty(1, dtype=dtype).expand(size)
+        if n not in last
+        else torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
+        for n, size in sizes.items()
+    }
+
+
+def test_simt_igemm_packs_where_that_pays(simt: Simt) -> None:
+    """Filters as torch makes them, planes, and channels that are no whole vectors; small problems stay as they are."""
+    deep = ConvCase("deep", "", (8, 128, 28, 28), (128, 128, 3, 3), 1, 1)
+    first = ConvCase("first", "", (8, 3, 112, 112), (64, 3, 7, 7), 2, 3)
+    few = ConvCase("few", "", (8, 64, 56, 56), (64, 2, 3, 3), 1, 1, groups=32)
+    for dtype in (torch.bfloat16, torch.float32):
+        for case, last, expected in (
+            (deep, "x", ["conv_igemm_packed"] * 3),
+            (deep, "", ["conv_igemm_packed"] * 3),
+            (deep, "xwy", ["conv_igemm"] * 3),
+            (first, "", ["conv_igemm_packed", "conv_direct", "conv_igemm_packed"]),  # dgrad: 3 columns of 64
+            (few, "", ["conv_direct"] * 3),
+        ):
+            t = shaped(case, dtype, last)
+            asked = (("conv_fprop", "x", "w", ()), ("conv_dgrad", "y", "w", case.input[2:]))
+            asked += (("conv_wgrad", "y", "x", case.weight[2:]),)
+            found = [simt.plan(op, t[a], t[b], size, case.spec, True) for op, a, b, size in asked]
+            assert found == expected, (case.name, dtype, last)
+
+
+PACKED = (
+    *(CASES[i] for i in (0, 1, 4, 6, 7, 9)),
+    ConvCase("odd", "no channels are whole vectors", (2, 5, 9, 10), (7, 5, 3, 3), 2, 1),
+    ConvCase("odd_groups", "nor are a group's", (1, 15, 8, 7), (21, 5, 3, 2), 1, 1, groups=3),
+    ConvCase("wide", "several tiles to pack", (2, 72, 9, 10), (70, 72, 1, 1)),
+)
+
+
+# Only elements of 2 and of 4 bytes are packed differently.
+@pytest.mark.parametrize("kind", ["bfloat16", "float32"])
+@pytest.mark.parametrize("case", PACKED, ids=lambda c: c.name)
+def test_simt_igemm_of_other_layouts(case: ConvCase, kind: str, simt: Simt, reference: Backend) -> None:
+    dtype, algorithm = KINDS[kind]
+    algorithm = algorithm.replace("conv_igemm", "conv_igemm_packed")
+    for layout in ("contiguous", "channels_last", "sliced"):
+        for call in conv_calls(case, dtype, layout)[1:4]:
+            named = by_name(call, simt, algorithm)
+            with simt.machine(seed=1, late_copies=False):
+                assert_right(named, simt, reference)
 
 
 def refusal(call: Call, simt: Simt, algorithm: str = "conv_igemm") -> str:
@@ -138,7 +190,7 @@ def refusal(call: Call, simt: Simt, algorithm: str = "conv_igemm") -> str:
 def test_simt_igemm_says_what_it_refuses(simt: Simt) -> None:
     case = CASES[0]
     assert "tensor cores have no other" in refusal(operations(case, torch.float64)[0], simt)
-    assert "rounds float32 only" in refusal(operations(case, torch.bfloat16)[0], simt, "conv_igemm_tf32")
+    assert "TF32 round float32 only" in refusal(operations(case, torch.bfloat16)[0], simt, "conv_igemm_tf32")
     for call in conv_calls(case, torch.bfloat16)[1:4]:
         assert "must be neighbours (channels_last)" in refusal(call, simt)
     odd = ConvCase("odd", "", (1, 12, 5, 5), (20, 12, 3, 3))  # a multiple of 16 bytes in float32 alone

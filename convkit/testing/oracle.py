@@ -269,7 +269,9 @@ def product_error(call: Call, backend: Backend) -> float:
     if not (on_gpu or backend.name == "simt") or call.dtype != torch.float32 or not isinstance(spec, ConvSpec):
         return 0.0
     named = backend.algorithms()[spec.algorithm - 1] if spec.algorithm else ""
-    return tensor_core_error(named == "conv_igemm_tf32" or spec.allow_tf32 or (on_gpu and tf32_allowed()))
+    return tensor_core_error(
+        named in ("conv_igemm_tf32", "conv_igemm_packed_tf32") or spec.allow_tf32 or (on_gpu and tf32_allowed())
+    )
 
 
 #: What :func:`expect` computed last: the layouts of one case share their values.

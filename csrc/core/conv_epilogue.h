@@ -34,21 +34,26 @@ CONVKIT_INLINE A activate(const Epilogue& e, A v) {
   return v;
 }
 
-// Applies the epilogue to `value` and stores it at `at` (n, c, d, h, w) of y. Integers and complex numbers
-// take a bias and a residual only.
+// What the epilogue makes of `value`, a sum of result channel k; the residual's element lies at `residual`. Integers
+// and complex numbers take a bias and a residual only.
 template <typename T>
-CONVKIT_INLINE void store_result(const Epilogue& e, const TensorView& y, const int64_t (&at)[kDims],
-                                 accumulate_t<T> value) {
+CONVKIT_INLINE accumulate_t<T> apply_epilogue(const Epilogue& e, int64_t k, int64_t residual, accumulate_t<T> value) {
   using A = accumulate_t<T>;
-  const int64_t k = at[kC];
   if constexpr (IsFloating<A>::value) {
     if (e.scale != nullptr) value *= load(static_cast<const T*>(e.scale) + k);
   }
   if (e.bias != nullptr) value = static_cast<A>(value + load(static_cast<const T*>(e.bias) + k));
-  if (e.residual.data != nullptr)
-    value = static_cast<A>(value + load(data<T>(e.residual) + offset(e.residual, at[0], k, at[2], at[3], at[4])));
+  if (e.residual.data != nullptr) value = static_cast<A>(value + load(data<T>(e.residual) + residual));
   if constexpr (IsFloating<A>::value) value = activate(e, value);
-  store(data<T>(y) + offset(y, at[0], k, at[2], at[3], at[4]), value);
+  return value;
+}
+
+// Stores what the epilogue makes of `value` at `at` (n, c, d, h, w) of y.
+template <typename T>
+CONVKIT_INLINE void store_result(const Epilogue& e, const TensorView& y, const int64_t (&at)[kDims],
+                                 accumulate_t<T> value) {
+  const int64_t residual = offset(e.residual, at[0], at[kC], at[2], at[3], at[4]);
+  store(data<T>(y) + offset(y, at[0], at[kC], at[2], at[3], at[4]), apply_epilogue<T>(e, at[kC], residual, value));
 }
 
 }  // namespace CONVKIT_ISA

@@ -7,9 +7,9 @@
 
 #include "core/conv_epilogue.h"
 #include "cuda/conv_gather.h"
+#include "cuda/conv_pack.h"
 #include "cuda/device/pack.h"
 #include "cuda/igemm_tile.h"
-#include "cuda/walk.h"
 
 namespace convkit::cuda {
 
@@ -210,23 +210,22 @@ class FilterColumns {
   Place place_[kRowsEach];
 };
 
-// The epilogue: sums of the tile, through shared memory, to the result; a thread takes one vector of channels of
-// several rows.
+// The epilogue where whole vectors of channels can be stored: a thread takes one vector of several rows.
 template <typename Tile>
-CONVKIT_DEVICE void store_tile(const IgemmGather& p, const Row* rows, float* stage, int32_t group, int32_t channel) {
+CONVKIT_DEVICE void store_vectors(const IgemmGather& p, const Row* rows, float* stage, int32_t group, int32_t channel) {
   using T = typename Tile::Element;
   constexpr int kCount = kVector<T>, kVectors = Tile::kN / kCount;
   const Gather& g = p.gather;
   const Epilogue& e = g.epilogue;
   const int column = static_cast<int>(threadIdx.x) % kVectors * kCount;
-  const int32_t first = channel + column, left = g.result_channels - first;
-  if (left <= 0) return;
+  const int32_t first = channel + column;
+  if (first >= g.result_channels) return;
   float scale[kCount], bias[kCount];
   CONVKIT_UNROLL
   for (int j = 0; j < kCount; ++j) {
     const int64_t k = static_cast<int64_t>(group) * g.result_channels + first + j;
-    scale[j] = e.scale != nullptr && j < left ? load(static_cast<const T*>(e.scale) + k) : 1.0f;
-    bias[j] = e.bias != nullptr && j < left ? load(static_cast<const T*>(e.bias) + k) : 0.0f;
+    scale[j] = e.scale != nullptr ? load(static_cast<const T*>(e.scale) + k) : 1.0f;
+    bias[j] = e.bias != nullptr ? load(static_cast<const T*>(e.bias) + k) : 0.0f;
   }
   for (int r = static_cast<int>(threadIdx.x) / kVectors; r < Tile::kM; r += Tile::kThreads / kVectors) {
     const Row& row = rows[r];
@@ -243,7 +242,7 @@ CONVKIT_DEVICE void store_tile(const IgemmGather& p, const Row* rows, float* sta
         for (int j = 0; j < kCount; ++j) v[j] += load(pack.v + j);
       } else {
         CONVKIT_UNROLL
-        for (int j = 0; j < kCount; ++j) v[j] += j < left ? load(from + j * e.residual.stride[kC]) : 0.0f;
+        for (int j = 0; j < kCount; ++j) v[j] += load(from + j * e.residual.stride[kC]);
       }
     }
     if (is_piecewise(e.activation)) {
@@ -257,17 +256,29 @@ CONVKIT_DEVICE void store_tile(const IgemmGather& p, const Row* rows, float* sta
       CONVKIT_UNROLL
       for (int j = 0; j < kCount; ++j) v[j] = sums[j];
     }
-    T* to = data<T>(g.result) + row.result + first * g.result.stride[kC];
-    if (p.packed_result) {
-      Pack<T, kCount> pack;
-      CONVKIT_UNROLL
-      for (int j = 0; j < kCount; ++j) store(pack.v + j, v[j]);
-      store_pack(to, pack);
-    } else {
-      CONVKIT_UNROLL
-      for (int j = 0; j < kCount; ++j)
-        if (j < left) store(to + j * g.result.stride[kC], v[j]);
-    }
+    Pack<T, kCount> pack;
+    CONVKIT_UNROLL
+    for (int j = 0; j < kCount; ++j) store(pack.v + j, v[j]);
+    store_pack(data<T>(g.result) + row.result + first * g.result.stride[kC], pack);
+  }
+}
+
+// And where not: neighbouring threads store neighbours in memory, which are rows (planes) or channels.
+template <typename Tile>
+CONVKIT_DEVICE void store_elements(const IgemmGather& p, const Row* rows, float* stage, int32_t group,
+                                   int32_t channel) {
+  using T = typename Tile::Element;
+  const Gather& g = p.gather;
+  const bool along_rows = g.result.stride[kC] != 1;
+  CONVKIT_NO_UNROLL
+  for (int i = static_cast<int>(threadIdx.x); i < Tile::kM * Tile::kN; i += Tile::kThreads) {
+    const int r = along_rows ? i % Tile::kM : i / Tile::kN, column = along_rows ? i / Tile::kM : i % Tile::kN;
+    const int64_t k = channel + column;
+    if (rows[r].exists == 0 || k >= g.result_channels) continue;
+    const float v =
+        apply_epilogue<T>(g.epilogue, static_cast<int64_t>(group) * g.result_channels + k,
+                          rows[r].residual + k * g.epilogue.residual.stride[kC], *staged<Tile>(stage, r, column));
+    store(data<T>(g.result) + rows[r].result + k * g.result.stride[kC], v);
   }
 }
 
@@ -302,7 +313,10 @@ __global__ void __launch_bounds__(Tile::kThreads) igemm(const IgemmGather p) {
       static_cast<int32_t>((depth + kStep<T> - 1) / kStep<T>), stages, sums);
   float* stage = reinterpret_cast<float*>(stages);
   stage_sums(sums, stage);
-  store_tile<Tile>(p, rows, stage, group, channel);
+  if (p.packed_result)
+    store_vectors<Tile>(p, rows, stage, group, channel);
+  else
+    store_elements<Tile>(p, rows, stage, group, channel);
 }
 
 template <typename Tile, template <typename> class Filters>
@@ -326,12 +340,19 @@ Status launch_products(const ConvProblem& p, const IgemmGather& g) {
   return launch_tile<SmallTile<P, AlongReduction, OperandB>, Filters>(p, g);
 }
 
-// `source`, `result`: x and y, or dy and dx.
+// `source`, `result`: x and y, or dy and dx. Operands that have no vectors of channels are packed first.
 template <template <typename, int> class OperandB, template <typename> class Filters>
 Status run_igemm(const ConvProblem& p, bool adjoint, bool tf32, const TensorView& source, const TensorView& w,
                  const Epilogue& e, const TensorView& result) {
   if (numel(result) == 0) return kOk;
-  IgemmGather g{make_gather(p, adjoint, source, w, e, result), {}, p.n, false, false};
+  const PackPlan of_source = pack_activations(p, adjoint ? p.k : p.c, source.dtype);
+  const PackPlan of_filters = pack_filters(p, adjoint, w.dtype);
+  const PackedOperand sources(source, of_source), filters(w, of_filters);
+  for (const Status status : {sources.status(), filters.status()})
+    if (!status.ok()) return status;
+  IgemmGather g{make_gather(p, adjoint, sources.view(), filters.view(), e, result), {}, p.n, false, false};
+  g.gather.source_channels = static_cast<int32_t>(of_source.channel_pitch);
+  g.gather.w_group = of_filters.row_pitch * filters.view().stride[kN];
   const int64_t vector = kVectorBytes / dtype_bytes(result.dtype);
   const bool whole = g.gather.result_channels % vector == 0;
   g.packed_result = whole && packs_fit(result, vector, dtype_bytes(result.dtype));

@@ -14,6 +14,7 @@
 //           32 bits
 #include "cuda/conv_gather.h"
 #include "cuda/conv_kernels.h"
+#include "cuda/conv_pack.h"
 #include "cuda/device/pack.h"
 #include "cuda/igemm_tile.h"
 
@@ -29,9 +30,10 @@ struct IgemmWgrad {
   float* parts;  // [part][filter of all groups][column]
   Spatial in, stride, pad, dilation;
   Divider out_w, out_h, out_d, channels, taps_w, taps_h, column_tiles;
-  int64_t filters;    // of all groups
-  int32_t positions;  // of all images
-  int32_t group_k, group_c, columns, steps, steps_each;
+  int64_t filters;                             // of all groups
+  int32_t positions;                           // of all images
+  int32_t group_k, group_c, pitch_k, pitch_c;  // of a group, and from group to group in dy and in x
+  int32_t columns, steps, steps_each;
 };
 
 // What a column is.
@@ -63,9 +65,9 @@ class Positions {
     column += vector_ * kVector<T>;
     filters_ = row < g.group_k;
     channels_ = column < g.columns;
-    dy_ = data<T>(g.dy) + (static_cast<int64_t>(group) * g.group_k + row) * g.dy.stride[kC];
+    dy_ = data<T>(g.dy) + (static_cast<int64_t>(group) * g.pitch_k + row) * g.dy.stride[kC];
     const Column at(g, column);
-    x_ = data<T>(g.x) + (static_cast<int64_t>(group) * g.group_c + at.channel) * g.x.stride[kC];
+    x_ = data<T>(g.x) + (static_cast<int64_t>(group) * g.pitch_c + at.channel) * g.x.stride[kC];
     CONVKIT_UNROLL
     for (int i = 0; i < 3; ++i) {
       origin_[i] = static_cast<int32_t>(at.tap[i] * g.dilation[i] - g.pad[i]);
@@ -147,7 +149,8 @@ __global__ void __launch_bounds__(kAddThreads) add_parts(const IgemmWgrad g, con
   const Column at(g, column);
   T* to = data<T>(g.dw) + offset(g.dw, filter, at.channel, at.tap[0], at.tap[1], at.tap[2]);
   CONVKIT_UNROLL
-  for (int j = 0; j < kPartPack; ++j) store(to + j * g.dw.stride[kC], sum[j]);
+  for (int j = 0; j < kPartPack; ++j)
+    if (at.channel + j < g.group_c) store(to + j * g.dw.stride[kC], sum[j]);
 }
 
 template <typename Tile>
@@ -185,9 +188,13 @@ Status launch_products(const ConvProblem& p, const IgemmWgrad& g) {
 Status run(const ConvProblem& p, bool tf32, const TensorView& dy, const TensorView& x, const TensorView& dw) {
   if (numel(dw) == 0) return kOk;
   const auto divider = [](int64_t size) { return Divider(size > 0 ? size : 1); };
+  const PackPlan of_dy = pack_activations(p, p.k, dy.dtype), of_x = pack_activations(p, p.c, x.dtype);
+  const PackedOperand packed_dy(dy, of_dy), packed_x(x, of_x);
+  for (const Status status : {packed_dy.status(), packed_x.status()})
+    if (!status.ok()) return status;
   IgemmWgrad g{};
-  g.dy = dy;
-  g.x = x;
+  g.dy = packed_dy.view();
+  g.x = packed_x.view();
   g.dw = dw;
   g.in = p.in;
   g.stride = p.stride;
@@ -198,11 +205,13 @@ Status run(const ConvProblem& p, bool tf32, const TensorView& dy, const TensorVi
   g.out_d = divider(p.out[0]);
   g.group_k = static_cast<int32_t>(p.k / p.groups);
   g.group_c = static_cast<int32_t>(p.c / p.groups);
-  g.channels = Divider(g.group_c);
+  g.pitch_k = static_cast<int32_t>(of_dy.channel_pitch);
+  g.pitch_c = static_cast<int32_t>(of_x.channel_pitch);
+  g.channels = Divider(g.pitch_c);
   g.taps_w = Divider(p.filter[2]);
   g.taps_h = Divider(p.filter[1]);
   g.filters = p.k;
-  g.columns = static_cast<int32_t>(volume(p.filter) * g.group_c);
+  g.columns = static_cast<int32_t>(volume(p.filter) * g.pitch_c);
   g.positions = static_cast<int32_t>(p.n * volume(p.out));
   switch (dw.dtype) {
     case DType::kBFloat16: return launch_products<Products<bfloat16, 1>>(p, g);

@@ -14,9 +14,12 @@ Status conv_fprop_depthwise(const ConvProblem&, const TensorView& x, const Tenso
 Status conv_dgrad_depthwise(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
                             const TensorView& dx);
 Status conv_wgrad_depthwise(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
-// On tensor cores; float32 exactly or, by the algorithms of tf32, with operands rounded to TF32.
+// On tensor cores, after copies of operands in other layouts; float32 exactly or, by the algorithms of tf32, with
+// operands rounded to TF32.
 const char* conv_igemm_supports(ConvOp, const ConvProblem&, const ConvTensors&);
 const char* conv_igemm_tf32_supports(ConvOp, const ConvProblem&, const ConvTensors&);
+const char* conv_igemm_packed_supports(ConvOp, const ConvProblem&, const ConvTensors&);
+const char* conv_igemm_packed_tf32_supports(ConvOp, const ConvProblem&, const ConvTensors&);
 Status conv_fprop_igemm(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
                         const TensorView& y);
 Status conv_fprop_igemm_tf32(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
