@@ -9,8 +9,7 @@ import torch
 
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, conv_transpose_output_size, pool_output_size
 from convkit.problem.arguments import Ints, Pairs, before_and_after, parse
-from convkit.problem.convolution import STRING_PADDINGS
-from convkit.problem.shapes import check_fit, same_padding
+from convkit.problem.shapes import STRING_PADDINGS, check_fit, same_padding
 
 
 def output_size(

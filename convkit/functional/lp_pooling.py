@@ -44,7 +44,7 @@ def _lp_pool(
     norm_type: a number but 0; inf and -inf give the largest and the smallest |x|. Or a tensor of one element, which
     is read where it lies, and to which a gradient flows.
     weight: a tensor ({taps}) of numbers that are not negative, y = (sum of weight x^p)^(1/p); it may require a
-    gradient. padding (with zeros, at most half of the kernel; also (before, after) pairs per dimension) and
+    gradient. padding (with zeros, at most half of the kernel, or in the forms that max_pool takes beyond PyTorch's) and
     dilation are convkit's own.
 
     semantics="torch" is PyTorch's, formula by formula: x^p keeps the sign of x for odd p, the root of a negative sum is

@@ -34,7 +34,9 @@ def _max_pool(
     Padding is minus infinity; the first of equal elements is chosen; a NaN wins, and the last NaN.
 
     return_indices: also returns int64 indices, flat within the unpadded plane. stride: None stands for
-    kernel_size. padding: at most half of the kernel; also (before, after) pairs per dimension.
+    kernel_size. padding: at most half of the kernel. Beyond PyTorch, each below the (dilated) kernel's extent:
+    (before, after) pairs per dimension; 'same' or 'same_upper' and 'same_lower' (ceil(L / stride) outputs, an odd
+    element behind or before), 'causal' (dilation (kernel - 1) before), 'valid' (none).
     dtypes: floating point; 8 to 64 bit integers on the CPU (in one dimension with indices only).
 
     Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.
@@ -100,7 +102,7 @@ def _avg_pool(
 
     Shapes as in :func:`max_pool{n}d`. The divisor is divisor_override if given; else the elements of the
     window, clipped to the padded input; with count_include_pad=False its elements in the input alone.
-    dilation is convkit's own; padding may also be (before, after) pairs per dimension.
+    dilation is convkit's own; so are the paddings that :func:`max_pool{n}d` takes beyond PyTorch's.
     dtypes: floating point; int64 on the CPU.
 
     Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.

@@ -36,8 +36,8 @@ def _stochastic_pool(
     and has no gradient. The gradient of a draw goes to the chosen element; that of the expectation to all.
 
     Shapes: input (N, C, {dims}) or (C, {dims}), the result as of :func:`max_pool{n}d`. padding: at most half of the
-    (dilated) kernel; also (before, after) pairs per dimension. dtypes: floating point; sums in float32, in float64
-    for float64.
+    (dilated) kernel, or in the forms that max_pool takes beyond PyTorch's. dtypes: floating point; sums in float32,
+    in float64 for float64.
 
     training=True draws, by one number that torch.randint takes from ``generator`` (the device's default one if None):
     the same number gives the same choices for every backend, memory layout and number of threads. A window with a

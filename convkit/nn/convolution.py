@@ -10,7 +10,7 @@ from torch import Tensor
 from convkit import functional
 from convkit.nn.options import Options, each_dimension
 from convkit.problem.arguments import is_pairs
-from convkit.problem.convolution import STRING_PADDINGS
+from convkit.problem.shapes import STRING_PADDINGS
 
 
 def _torch_padding(padding: Any) -> Any:

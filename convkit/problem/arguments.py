@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from convkit.problem.shapes import STRING_PADDINGS
+
 Ints = tuple[int, ...]
 
 INT64_MAX = 2**63 - 1
@@ -87,7 +89,8 @@ def parse(op: str, ndim: int, *arguments: tuple[str, str, Any]) -> list[Any]:
 
     Kinds: ``int``; ``bool``; ``ints``: an int, which holds for all ``ndim`` dimensions, or a sequence, whose
     length the caller checks; ``padding``: ints or (before, after) pairs; ``text padding``: also a string;
-    a ``?`` behind the kind also allows None. As in PyTorch, every type is checked before any element.
+    ``rule padding``: also one of STRING_PADDINGS; a ``?`` behind the kind also allows None. As in PyTorch,
+    every type is checked before any element.
     """
     for name, kind, value in arguments:
         _check_type(op, ndim, name, kind, value)
@@ -105,12 +108,16 @@ def _check_type(op: str, ndim: int, name: str, kind: str, value: Any) -> None:
         if _as_index(value) is None:
             raise wrong_type(op, name, value, "int", "an int")
         return
-    if (isinstance(value, str) and kind == "text padding") or ("padding" in kind and is_pairs(value)):
+    if isinstance(value, str) and (kind == "text padding" or (kind == "rule padding" and value in STRING_PADDINGS)):
+        return
+    if "padding" in kind and is_pairs(value):
         return
     first = value[0] if isinstance(value, (tuple, list)) and value else value
     if not (isinstance(value, (tuple, list)) and not value) and _as_index(first) is None:
         also = "" if kind.startswith("ints") else f", {ndim} (before, after) pairs"
-        also += ", or a string" if kind == "text padding" else ""
+        also += (
+            ", or a string" if kind == "text padding" else f", or one of {STRING_PADDINGS}" if "rule" in kind else ""
+        )
         raise wrong_type(op, name, value, "tuple of ints", f"an int or a tuple of {ndim} ints{also}")
 
 

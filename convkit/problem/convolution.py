@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from convkit.problem.arguments import Ints, Pairs, before_and_after, parse, spaced
-from convkit.problem.shapes import check_fit, conv_transpose_output_size, same_padding
+from convkit.problem.shapes import STRING_PADDINGS, check_fit, conv_transpose_output_size, same_padding
 from convkit.problem.specs import PADDING_MODES, ConvSpec
-
-SAME_MODES = ("same_upper", "same_lower")
-STRING_PADDINGS = ("valid", "same", *SAME_MODES, "causal")
 
 
 class ConvPlan(NamedTuple):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from convkit.problem.arguments import Ints, before_and_after, parse, spaced
-from convkit.problem.shapes import check_fit, pool_output_size
+from convkit.problem.arguments import Ints, Pairs, before_and_after, parse, spaced
+from convkit.problem.shapes import check_fit, pool_output_size, same_padding
 from convkit.problem.specs import PoolSpec
 
 INT32_MAX = 2**31 - 1
@@ -32,11 +32,22 @@ class _Windows(NamedTuple):
     before: Ints
     after: Ints
     dilation: Ints
+    own_padding: bool  # in a form that PyTorch has not: (before, after) pairs, or a rule such as 'same_upper'
 
     def as_2d(self) -> _Windows:
         """The same windows in an image of height 1."""
         return _Windows(
-            (1, *self.kernel_size), (1, *self.stride), (0, *self.before), (0, *self.after), (1, *self.dilation)
+            (1, *self.kernel_size),
+            (1, *self.stride),
+            (0, *self.before),
+            (0, *self.after),
+            (1, *self.dilation),
+            self.own_padding,
+        )
+
+    def spec(self, ceil: bool, include_pad: bool = True, divisor: int | None = None) -> PoolSpec:
+        return PoolSpec(
+            self.kernel_size, self.stride, self.before, self.after, self.dilation, ceil, include_pad, divisor or 0
         )
 
 
@@ -60,11 +71,11 @@ def plan_max_pool(
         ndim,
         ("kernel_size", "ints", kernel_size),
         ("stride", "ints?", stride),
-        ("padding", "padding", padding),
+        ("padding", "rule padding", padding),
         ("dilation", "ints", dilation),
         ("ceil_mode", "bool", ceil_mode),
     )
-    raw = _Windows(kernel, strides or (), *before_and_after(pads), dilations)
+    raw = _windows(ndim, shape, kernel, strides or (), pads, dilations)
     if plain_1d:
         _check_max_pool1d_dims(shape)
     elif ndim == 1:
@@ -78,7 +89,7 @@ def plan_max_pool(
         _check_2d(shape, windows, ceil, base)
     else:
         _check_3d(shape, windows, ceil, base)
-    spec = PoolSpec(windows.kernel_size, windows.stride, windows.before, windows.after, windows.dilation, ceil)
+    spec = windows.spec(ceil)
     if plain_1d:
         (out,) = pool_output_size(shape[-1:], spec)
         if out < 1:
@@ -107,13 +118,13 @@ def plan_avg_pool(
         ndim,
         ("kernel_size", "ints", kernel_size),
         ("stride", "ints?", stride),
-        ("padding", "padding", padding),
+        ("padding", "rule padding", padding),
         ("ceil_mode", "bool", ceil_mode),
         ("count_include_pad", "bool", count_include_pad),
         ("divisor_override", "int?", divisor_override),
         ("dilation", "ints", dilation),
     )
-    raw = _Windows(kernel, strides or (), *before_and_after(pads), dilations)
+    raw = _windows(ndim, shape, kernel, strides or (), pads, dilations)
     if ndim == 1:
         check_dim_range(op, shape)
     windows = _expand(op, ndim, raw)
@@ -123,7 +134,7 @@ def plan_avg_pool(
         _check_2d(shape, windows, ceil, op, divisor)
     else:
         _check_3d(shape, windows, ceil, op, divisor)
-    spec = PoolSpec(*windows, ceil, include, divisor or 0)
+    spec = windows.spec(ceil, include, divisor)
     if strict:
         check_fit(shape[-ndim:], spec.kernel_size, spec)
     return PoolPlan(spec, len(shape) == ndim + 2)
@@ -147,12 +158,12 @@ def plan_stochastic_pool(
         ndim,
         ("kernel_size", "ints", kernel_size),
         ("stride", "ints?", stride),
-        ("padding", "padding", padding),
+        ("padding", "rule padding", padding),
         ("ceil_mode", "bool", ceil_mode),
         ("training", "bool", training),
         ("dilation", "ints", dilation),
     )
-    windows = _expand(op, ndim, _Windows(kernel, strides or (), *before_and_after(pads), dilations))
+    windows = _expand(op, ndim, _windows(ndim, shape, kernel, strides or (), pads, dilations))
     if len(shape) not in (ndim + 1, ndim + 2) or any(n == 0 for n in shape[-ndim - 1 :]):
         raise RuntimeError(
             f"Expected {ndim + 1}D or {ndim + 2}D (batch mode) tensor with optional 0 dim batch size for input, "
@@ -160,18 +171,34 @@ def plan_stochastic_pool(
         )
     _check_output_arguments(windows)
     _check_positive(AXES[ndim], windows)
-    spec = PoolSpec(*windows, ceil)
+    if windows.own_padding:
+        _check_reach(windows)
+    spec = windows.spec(ceil)
     _check_too_small(shape, pool_output_size(shape[-ndim:], spec), windows)
     if strict:
         check_fit(shape[-ndim:], spec.kernel_size, spec)
     return PoolPlan(spec, len(shape) == ndim + 2)
 
 
+def _windows(ndim: int, shape: Ints, kernel: Ints, stride: Ints, pads: Any, dilation: Ints) -> _Windows:
+    """The arguments as they were given, a padding rule replaced by what it stands for."""
+    if not isinstance(pads, str):
+        return _Windows(kernel, stride, *before_and_after(pads), dilation, isinstance(pads, Pairs))
+    sizes = [values * ndim if len(values) == 1 else values for values in (kernel, stride or kernel, dilation)]
+    if pads == "valid" or any(len(v) != ndim or min(v) < 1 for v in sizes) or len(shape) < ndim:
+        before = after = (0,) * ndim  # nonsense is refused by the checks to come
+    else:
+        # PyTorch's pools have no 'same' whose restriction to stride 1 would have to be kept.
+        rule = "same_upper" if pads == "same" else pads
+        before, after = same_padding(rule, shape[-ndim:], *sizes)
+    return _Windows(kernel, stride, before, after, dilation, True)
+
+
 def _expand(op: str, ndim: int, raw: _Windows) -> _Windows:
     """One value per dimension; an empty stride stands for the kernel size."""
     pool_is_avg3d = op == "avg_pool3d"
     is_max = op.startswith("max")
-    out: dict[str, Ints] = {}
+    out: dict[str, Any] = {"own_padding": raw.own_padding}
     for name in ("kernel_size", "stride", "before", "after", "dilation"):
         values: Ints = getattr(raw, name)
         if name == "stride" and not values:
@@ -243,23 +270,38 @@ def _check_max_pool1d(shape: Ints, w: _Windows) -> None:
         if pad < 0:
             raise RuntimeError(f"max_pool1d() padding must be non-negative, but got {pad}")
     for pad in (w.before[0], w.after[0]):
-        if pad > k // 2:
+        if pad > k // 2 and not w.own_padding:
             raise RuntimeError(
                 "max_pool1d() padding should be at most half of kernel size, "
                 f"but got padding={pad} and kernel_size={k}; allowed: 0 to {k // 2}"
             )
     if d <= 0:
         raise RuntimeError(f"max_pool1d() dilation must be greater than zero, but got {d}")
+    if w.own_padding:
+        _check_reach(w)
+
+
+def _check_reach(w: _Windows) -> None:
+    """The bound of a padding that PyTorch cannot express: no window lies beside the input."""
+    for k, d, before, after in zip(w.kernel_size, w.dilation, w.before, w.after):
+        reach = d * (k - 1)
+        if max(before, after) > reach:
+            raise RuntimeError(
+                f"pad should be smaller than the effective kernel size, but got pad={(before, after)}, "
+                f"kernel_size={k} and dilation={d}; allowed: 0 to {reach}"
+            )
 
 
 def _check_output_arguments(w: _Windows) -> None:
     """The checks that PyTorch makes dimension by dimension while it computes the output size."""
-    for k, s, before, after, d in zip(*w):
+    for k, s, before, after, d in zip(w.kernel_size, w.stride, w.before, w.after, w.dilation):
         if s == 0:
             raise RuntimeError(f"stride should not be zero, but got stride={list(w.stride)}; allowed: at least 1")
         for pad in (before, after):
             if pad < 0:
                 raise RuntimeError(f"pad must be non-negative, but got pad: {pad}; allowed: at least 0")
+        if w.own_padding:
+            continue
         # C++ rounds a negative half towards zero
         window = (k - 1) * d + 1
         half = window // 2 if window >= 0 else -(-window // 2)
@@ -269,10 +311,6 @@ def _check_output_arguments(w: _Windows) -> None:
                     f"pad should be at most half of effective kernel size, but got pad={pad}, "
                     f"kernel_size={k} and dilation={d}"
                 )
-
-
-def _spec_for_size(w: _Windows, ceil: bool) -> PoolSpec:
-    return PoolSpec(w.kernel_size, w.stride, w.before, w.after, w.dilation, ceil)
 
 
 def _check_positive(axes: tuple[str, ...], w: _Windows) -> None:
@@ -325,12 +363,14 @@ def _check_2d(shape: Ints, w: _Windows, ceil: bool, op: str, divisor: int | None
             f"Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but got:{list(shape)}"
         )
     (kh, kw), (bh, bw), (ah, aw) = w.kernel_size, w.before, w.after
-    if kh // 2 < max(bh, ah) or kw // 2 < max(bw, aw):
+    if w.own_padding:
+        _check_reach(w)
+    elif kh // 2 < max(bh, ah) or kw // 2 < max(bw, aw):
         raise RuntimeError(
             f"pad should be smaller than or equal to half of kernel size, but got padW = {max(bw, aw)}, "
             f"padH = {max(bh, ah)}, kW = {kw}, kH = {kh}"
         )
-    _check_too_small(shape, pool_output_size(shape[-2:], _spec_for_size(w, ceil)), w)
+    _check_too_small(shape, pool_output_size(shape[-2:], w.spec(ceil)), w)
 
 
 def _check_3d(shape: Ints, w: _Windows, ceil: bool, op: str, divisor: int | None = None) -> None:
@@ -350,14 +390,16 @@ def _check_3d(shape: Ints, w: _Windows, ceil: bool, op: str, divisor: int | None
                 f"{list(shape)} and non-batch dimension {length} has length zero!"
             )
     (t, h, width), (kt, kh, kw) = shape[-3:], w.kernel_size
-    if op == "avg_pool3d" and (t < kt or h < kh or width < kw):
+    if op == "avg_pool3d" and not w.own_padding and (t < kt or h < kh or width < kw):
         raise RuntimeError(
             f"input image (T: {t} H: {h} W: {width}) smaller than kernel size (kT: {kt} kH: {kh} kW: {kw})"
         )
     pads = [max(pair) for pair in zip(w.before, w.after)]
-    if any(k // 2 < p for k, p in zip(w.kernel_size, pads)):
+    if w.own_padding:
+        _check_reach(w)
+    elif any(k // 2 < p for k, p in zip(w.kernel_size, pads)):
         raise RuntimeError(
             f"pad should be smaller than or equal to half of kernel size, but got kT: {kt} kW: {kw} kH: {kh} "
             f"padT: {pads[0]} padW: {pads[2]} padH: {pads[1]}"
         )
-    _check_too_small(shape, pool_output_size(shape[-3:], _spec_for_size(w, ceil)), w)
+    _check_too_small(shape, pool_output_size(shape[-3:], w.spec(ceil)), w)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from convkit.problem.specs import ConvSpec, PoolSpec
 
+STRING_PADDINGS = ("valid", "same", "same_upper", "same_lower", "causal")
+
 
 def conv_output_size(size: tuple[int, ...], kernel_size: tuple[int, ...], spec: ConvSpec) -> tuple[int, ...]:
     """floor((L + before + after - d(k-1) - 1) / s) + 1 in each dimension."""

@@ -332,6 +332,11 @@ POOLS = (
         "pad_pairs", "four different paddings", (1, 2, 7, 8), (3, 4), 2, ((2, 0), (1, 3)), count_include_pad=False
     ),
     PoolCase("pad_pairs_counted", "unequal paddings in the divisor", (1, 2, 7, 8), 3, 2, ((0, 2), (2, 1))),
+    PoolCase("pad_reach", "windows that touch the input with one element", (1, 2, 6, 35), 3, 1, ((2, 2), (2, 1))),
+    PoolCase(
+        "pad_reach_ceil", "the same beyond the edge", (1, 17, 4, 5), 4, (3, 2), ((3, 2), (1, 3)), 2, ceil_mode=True
+    ),
+    PoolCase("pad_causal_1d", "padding before only, longer than the row", (1, 2, 4), 3, 1, ((8, 0),), 4),
     # --- ceil_mode ---
     PoolCase("ceil_overhang", "the last windows hang over the edge", (1, 2, 8, 10), 3, 2, ceil_mode=True),
     PoolCase(
