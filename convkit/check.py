@@ -16,6 +16,7 @@ from convkit.backends import RAW_OPS, Backend
 from convkit.terminal import table
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
+from convkit.testing.norms import fused_calls
 from convkit.testing.oracle import Call, conv_calls, error, mismatch, pool_calls, transposed_calls, verify
 
 DTYPES = {
@@ -80,7 +81,8 @@ def calls(dtype: torch.dtype, layout: str) -> list[Named]:
     found += [(c.name, call) for c in transposed for call in transposed_calls(c, dtype, layout)]
     found += [(c.name, call) for c in pools for call in pool_calls(c, dtype, reference, layout)]
     if dtype.is_floating_point:
-        found += [(name, call) for name, call in flat_calls(dtype, layout) if layout == "contiguous" or _dims(call) > 1]
+        more = flat_calls(dtype, layout) + fused_calls(dtype, layout)
+        found += [(name, call) for name, call in more if layout == "contiguous" or _dims(call) > 1]
     return [(f"{name}, {layout}", call) for name, call in found]
 
 

@@ -21,6 +21,7 @@ from convkit import backends
 from convkit.problem import ConvSpec, adaptive_pool_spec, pack_conv, pack_pool
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
+from convkit.testing.norms import fused_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 
 ROOT = Path(__file__).parent.parent
@@ -102,18 +103,21 @@ def spoil_many(seed: int, count: int) -> None:
     refused = 0
     dtypes, layouts = (torch.float32, torch.float64, torch.bfloat16), ("contiguous", "channels_last", "sliced")
     flat = {key: [c for _, c in flat_calls(*key)] for key in product(dtypes, layouts)}
+    fused = {key: [c for _, c in fused_calls(*key)] for key in product(dtypes, layouts)}
     for _ in range(count):
         dtype = choose.choice(dtypes)
         layout = choose.choice(layouts)
-        kind = choose.randrange(4)
+        kind = choose.randrange(5)
         if kind == 0:
             calls = conv_calls(choose.choice(CONVOLUTIONS), dtype, layout)
         elif kind == 1:
             calls = transposed_calls(choose.choice(TRANSPOSED), dtype, layout)
         elif kind == 2:
             calls = pool_calls(choose.choice(POOLS), dtype, reference, layout)
-        else:
+        elif kind == 3:
             calls = flat[dtype, layout]
+        else:
+            calls = fused[dtype, layout]
         call = choose.choice(calls)
         arguments = packed(call)
         for name in choose.choices(sorted(arguments), k=choose.choice((1, 1, 2))):
@@ -140,7 +144,7 @@ def test_spoiled_calls_do_not_crash(seed: int) -> None:
     assert done.returncode == 0, f"{last}\n{done.stderr[-2000:]}"
 
 
-X, W = torch.zeros(2, 4, 6, 6), torch.zeros(4, 4, 3, 3)
+X, W, ONE = torch.zeros(2, 4, 6, 6), torch.zeros(4, 4, 3, 3), torch.ones(4)
 CONV = [2, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
 POOL = [2, 2, 2, 2, 2, 0, 0, 0, 0, 1, 1, -1, -1, 0, 1, 0, 0]
 
@@ -223,6 +227,24 @@ REFUSED = {
     "lp_pool's gradient of another shape": lambda ops: ops.lp_pool_bwd(
         X, X, torch.ones(2, 4, 3, 3), None, POOL, 2.0, False
     ),
+    "statistics after an activation": lambda ops: ops.conv_fprop_stats(X, W, None, with_value(CONV, 11, 1)),
+    "statistics of integers": lambda ops: ops.bn_stats(X.int()),
+    "statistics of a matrix": lambda ops: ops.bn_stats(X[0, 0]),
+    "a mean of another length": lambda ops: ops.bn_act(X, torch.ones(3), ONE, None, None, None, 1, 0.0, False),
+    "a mean of another dtype": lambda ops: ops.bn_act(X, ONE.double(), ONE, None, None, None, 1, 0.0, False),
+    "a weight of two dimensions": lambda ops: ops.bn_act(X, ONE, ONE, ONE[None], None, None, 1, 0.0, False),
+    "a residual of another dtype": lambda ops: ops.bn_act(X, ONE, ONE, None, None, X.half(), 1, 0.0, False),
+    "a residual of another shape to normalise": lambda ops: ops.bn_act(X, ONE, ONE, None, None, W, 1, 0.0, False),
+    "an unknown activation": lambda ops: ops.bn_act(X, ONE, ONE, None, None, None, 8, 0.0, False),
+    "a gradient of another shape": lambda ops: ops.bn_act_bwd_reduce(W, X, ONE, ONE, None, None, None, 1, 0.0),
+    "a negative count": lambda ops: ops.bn_act_bwd(X, X, ONE, ONE, None, None, None, ONE, ONE, -1, 1, 0.0, True, False),
+    "a count without sums": lambda ops: ops.bn_act_bwd(
+        X, X, ONE, ONE, None, None, None, None, ONE, 72, 1, 0.0, True, False
+    ),
+    "sums of another length": lambda ops: ops.bn_act_bwd(
+        X, X, ONE, ONE, None, None, None, ONE[:2], ONE, 72, 1, 0.0, True, False
+    ),
+    "normalised integers": lambda ops: ops.bn_act(X.int(), ONE.int(), ONE.int(), None, None, None, 1, 0.0, False),
     "offsets of another dtype": lambda ops: ops.pool_select(X, torch.zeros(2, 4, 3, 3, dtype=torch.int32), POOL),
     "offsets of another shape": lambda ops: ops.pool_select(X, torch.zeros(2, 4, 3, 2, dtype=torch.uint8), POOL),
 }

@@ -20,6 +20,7 @@ from convkit.backends.gpu import tf32_allowed
 from convkit.problem import ConvSpec
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
+from convkit.testing.norms import fused_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -59,7 +60,7 @@ def catalogue(dtype: torch.dtype, layout: str, reference: Backend) -> list[Call]
     calls = [c for case in CONVOLUTIONS for c in conv_calls(case, dtype, layout)]
     calls += [c for case in TRANSPOSED for c in transposed_calls(case, dtype, layout)]
     calls += [c for case in POOLS for c in pool_calls(case, dtype, reference, layout)]
-    return calls + [c for _, c in flat_calls(dtype, layout)]
+    return calls + [c for _, c in flat_calls(dtype, layout) + fused_calls(dtype, layout)]
 
 
 @pytest.mark.parametrize("op", RAW_OPS)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import loops
+import norm_loops
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
+from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
+from convkit.testing.norms import NORMS, WITH_STATISTICS, NormCase, norm_calls, stats_calls
 from convkit.testing.oracle import (
     Call,
     conv_calls,
@@ -23,6 +26,7 @@ from convkit.testing.oracle import (
     pool_calls,
     terms,
     transposed_calls,
+    verify,
 )
 from convkit.testing.tolerances import summation
 
@@ -127,3 +131,42 @@ def test_reference_follows_indices_as_loops_do(case: IndexCase, reference: Backe
 def test_reference_pools_fractions_as_loops_do(case: FractionalCase, reference: Backend) -> None:
     for call in fractional_calls(case, torch.float64, exact=True):
         assert_equals_loops(call, reference)
+
+
+def norm_by_loops(call: Call) -> tuple[np.ndarray, ...]:
+    a: dict[str, Any] = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in call.arguments.items()}
+    if call.op == "bn_stats":
+        return norm_loops.statistics(a["x"])
+    name = ACTIVATIONS[a["activation"]]
+    if call.op == "bn_act":
+        return (norm_loops.act(a, name),)
+    if call.op == "bn_act_bwd_reduce":
+        return norm_loops.reduce(a, name)
+    return norm_loops.apply(a, name)[: 1 + a["with_residual"]]
+
+
+@pytest.mark.parametrize("case", NORMS, ids=by_name)
+def test_reference_normalises_as_loops_do(case: NormCase, reference: Backend) -> None:
+    """Derivatives to the accuracy of a difference quotient."""
+    for call in norm_calls(case, torch.float64):
+        quotient = 0.0
+        if call.op.startswith("bn_act_bwd") and case.activation not in ("identity", "relu"):
+            quotient = norm_loops.QUOTIENT_ERROR
+        for (bound, result), by_definition in zip(verify(call, reference, reference), norm_by_loops(call)):
+            assert bound.tolerance is not None and result.shape == by_definition.shape
+            factor = float(call.arguments["dz"].abs().sum()) if quotient and result.numel() else 0.0
+            for name in ("invstd", "weight", "x"):
+                t = call.arguments.get(name)
+                factor *= 1 + float(t.abs().max()) if quotient and t is not None and t.numel() else 1.0
+            difference = (result - torch.from_numpy(by_definition)).abs()
+            assert bool(((difference <= 2 * bound.tolerance + quotient * factor) | result.isnan()).all()), call.op
+            assert torch.equal(result.isnan(), torch.from_numpy(by_definition).isnan())
+
+
+def test_reference_takes_the_statistics_of_what_it_stores(reference: Backend) -> None:
+    for case in WITH_STATISTICS[:3]:
+        for call in stats_calls(case, torch.float64, exact=True):
+            y, *statistics = call.run(reference)
+            assert torch.equal(y, torch.from_numpy(by_loops(Call("conv_fprop", call.arguments))[0]))
+            for result, expected in zip(statistics, norm_loops.statistics(y.numpy())):
+                torch.testing.assert_close(result, torch.from_numpy(expected), rtol=1e-12, atol=1e-13, equal_nan=True)

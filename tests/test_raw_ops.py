@@ -35,7 +35,8 @@ def stored(t: Tensor) -> Tensor:
 
 def result_strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
     """Dense strides in the wanted order, sizes 0 counting as 1."""
-    order = [0, *range(2, len(shape)), 1] if channels_last else list(range(len(shape)))
+    last = channels_last and len(shape) > 2
+    order = [0, *range(2, len(shape)), 1] if last else list(range(len(shape)))
     return tuple(prod(max(shape[j], 1) for j in order[order.index(i) + 1 :]) for i in range(len(shape)))
 
 

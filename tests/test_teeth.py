@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convkit.backends.base import Backend
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.norms import NORMS, norm_calls
 from convkit.testing.oracle import Call, Expectation, conv_calls, mismatch, pool_calls, transposed_calls, verify
 
 Results = tuple[Tensor, ...]
@@ -131,7 +132,40 @@ def clipped_windows_as_they_are(call: Call, run: Callable[[Call], Results]) -> R
     return run(call.replace(norm=True))
 
 
+def forgotten_residual(call: Call, run: Callable[[Call], Results]) -> Results:
+    return run(call.replace(residual=None))
+
+
+def unbiased_variance(call: Call, run: Callable[[Call], Results]) -> Results:
+    mean, var = run(call)
+    count = call.arguments["x"][:, 0].numel()
+    return mean, var * count / (count - 1)
+
+
+def dropped_last_image(call: Call, run: Callable[[Call], Results]) -> Results:
+    """A task whose sum is lost: the last image's share."""
+    return run(call.replace(**{n: call.arguments[n][:-1] for n in ("dz", "x", "residual")}))
+
+
+def derivative_without_residual(call: Call, run: Callable[[Call], Results]) -> Results:
+    """The activation's derivative at another place than its value."""
+    return run(call.replace(residual=torch.zeros_like(call.arguments["x"])))
+
+
+def mean_of_the_gradient_kept(call: Call, run: Callable[[Call], Results]) -> Results:
+    return run(call.replace(dbias=torch.zeros_like(call.arguments["dbias"])))
+
+
 BUGS = [
+    ("bn_stats", "relu_2d", unbiased_variance),
+    ("bn_stats", "plane_long", forgotten_element),
+    ("bn_act", "relu_residual", forgotten_residual),
+    ("bn_act", "relu_residual", forgotten_element),
+    ("bn_act_bwd_reduce", "batch_many_residual", dropped_last_image),
+    ("bn_act_bwd_reduce", "leaky_relu_residual", derivative_without_residual),
+    ("bn_act_bwd", "leaky_relu_residual", derivative_without_residual),
+    ("bn_act_bwd", "relu_residual", mean_of_the_gradient_kept),
+    ("bn_act_bwd", "relu_residual", forgotten_element),
     ("conv_fprop", "unequal_2d", shifted_padding),
     ("conv_fprop", "channels_deep", dropped_channel),
     ("conv_fprop", "channels_deep", dropped_tap),
@@ -184,7 +218,9 @@ BUGS = [
 
 def call_of(op: str, name: str, dtype: torch.dtype, bug: Any, reference: Backend) -> Call:
     """The first call of an operation in a case; with a bias, or with values of little variety, where a bug needs it."""
-    if not op.startswith("conv"):
+    if op.startswith("bn"):
+        calls = norm_calls(named(NORMS, name), dtype)
+    elif not op.startswith("conv"):
         calls = pool_calls(named(POOLS, name), dtype, reference, exact=bug is last_of_ties)
     elif any(case.name == name for case in CONVOLUTIONS):
         calls = conv_calls(named(CONVOLUTIONS, name), dtype)

@@ -448,3 +448,10 @@ def test_random_problems_against_pytorch() -> None:
                 results.append((u, torch.autograd.grad(u, y, weight)[0]))
         for a, b in zip(*results):
             assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+def test_no_indices_read_nothing(backend: Backend) -> None:
+    """An empty plane of indices has no rows to be cut into tasks."""
+    x = torch.ones(2, 3, 8, 10)
+    for size in ((2, 3, 0, 1), (2, 3, 4, 0)):
+        assert backend.plane_gather(x, torch.zeros(size, dtype=torch.int64), False).shape == size

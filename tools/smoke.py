@@ -16,7 +16,7 @@ from torch import Tensor
 from convkit.backends.base import RAW_OPS
 from convkit.backends.native import Native
 from convkit.build_info import build_info
-from convkit.problem import ConvSpec, PoolSpec
+from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec
 
 native = Native()
 used: set[str] = set()
@@ -142,6 +142,41 @@ def check_flat(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
     close(f"fractional_max_pool's indices {what}", places, indices, 0)
 
 
+def check_batch_norm(dims: int, dtype: torch.dtype, channels_last: bool) -> None:
+    """A training step of convolution, batch norm, residual and relu, whose result is the batch norm's input."""
+    conv, relu = (F.conv1d, F.conv2d, F.conv3d)[dims - 1], ACTIVATIONS.index("relu")
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    ones = (1,) * dims
+    spec = ConvSpec(ones, ones, ones, ones)
+    (x, x64), (w, w64) = draw(dtype, 2, 4, *(9, 8, 7)[:dims]), draw(dtype, 6, 4, *(3, 2, 3)[:dims])
+    what = f"{dims}d {dtype} channels_last={channels_last}"
+    used.add("conv_fprop_stats")
+    y, mean, var = native.conv_fprop_stats(x, w, None, spec, channels_last)
+    close(f"conv_fprop_stats {what}", y, conv(x64, w64, None, 1, 1), w[0].numel())
+    elements, (residual, residual64), (dz, dz64) = y[:, 0].numel(), draw(dtype, *y.shape), draw(dtype, *y.shape)
+    # Statistics and sums relative to what is added up.
+    y64, over = y.double().requires_grad_(), (0, *range(2, y.dim()))
+    size = float(y.double().abs().max())
+    close(f"the mean {what}", mean / size, y64.mean(over) / size, elements)
+    close(f"the variance {what}", var / size**2, y64.var(over, correction=0) / size**2, elements)
+    used.add("bn_stats")
+    for again, first in zip(native.bn_stats(y), (mean, var)):
+        close(f"bn_stats {what}", again / size**2, first / size**2, elements)
+    (weight, weight64), (bias, bias64) = draw(wide, 6), draw(wide, 6)
+    z64 = F.relu(F.batch_norm(y64, None, None, weight64, bias64, training=True, eps=1e-5) + residual64)
+    dx, dresidual, dweight, dbias = torch.autograd.grad(z64, (y64, residual64, weight64, bias64), dz64)
+    norm, act = (mean, (var + 1e-5).rsqrt(), weight, bias, residual), (relu, 0.0)
+    close(f"bn_act {what}", raw("bn_act", y, *norm, *act, channels_last), z64, elements)
+    used.add("bn_act_bwd_reduce")
+    sums = native.bn_act_bwd_reduce(dz, y, *norm, *act)
+    for name, got, expected in zip(("dbias", "dweight"), sums, (dbias, dweight)):
+        close(f"{name} {what}", got / elements, expected / elements, elements)
+    used.add("bn_act_bwd")
+    got = native.bn_act_bwd(dz, y, *norm, *sums, elements, *act, True, channels_last)
+    for name, result, expected in zip(("dx", "dresidual"), got, (dx, dresidual)):
+        close(f"{name} {what}", result, expected, elements)
+
+
 def main() -> None:
     reason = native.available()
     if reason is not None:
@@ -155,6 +190,7 @@ def main() -> None:
         check_lp(*case)
         check_stochastic(*case)
         check_flat(*case)
+        check_batch_norm(*case)
     missing = set(RAW_OPS) - used
     assert not missing, f"no check of {sorted(missing)}"
     info = build_info()

@@ -31,7 +31,9 @@ CPU = torch.device("cpu")
 DEVICES = {"triton": torch.device("cuda")}  # where a backend's tensors are; the others': CPU
 
 
-def spec_of(op: str, dims: int, padding_mode: int = 0) -> ConvSpec | PoolSpec:
+def spec_of(op: str, dims: int, padding_mode: int = 0) -> ConvSpec | PoolSpec | None:
+    if op.startswith("bn"):
+        return None
     one, none = (1,) * dims, (0,) * dims
     return (
         ConvSpec(one, none, none, one, padding_mode=padding_mode)

@@ -11,6 +11,8 @@ from torch import Tensor
 from convkit.backends.base import Backend
 from convkit.backends.layout import OFFSET_DTYPES
 from convkit.backends.reference import Reference, apply_epilogue
+from convkit.backends.reference.activations import activate
+from convkit.backends.reference.windows import accumulate_dtype
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, conv_transpose_output_size, offset_bytes
 
 _reference = Reference()
@@ -81,6 +83,8 @@ class Aten(Backend):
     ) -> str | None:
         if op.startswith("stochastic"):
             return "PyTorch has no stochastic pooling"
+        if op.startswith("bn_act_bwd"):
+            return "PyTorch's gradient of batch norm computes its sums itself"
         if isinstance(spec, ConvSpec):
             if spec.padding_mode:
                 return "pads with zeros only"
@@ -321,3 +325,31 @@ class Aten(Backend):
             x = x.detach().requires_grad_()
             y = self.lp_pool(x, exponent, spec, p, norm, channels_last)
         return _in_layout(torch.autograd.grad(y, x, dy)[0], channels_last)
+
+    def conv_fprop_stats(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.conv_fprop(x, w, bias, None, None, spec, channels_last)
+        return y, *self.bn_stats(y)
+
+    def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = x.to(accumulate_dtype(x.dtype))
+        var, mean = torch.var_mean(wide, (0, *range(2, x.dim())), correction=0)
+        return mean, var
+
+    def bn_act(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+        channels_last: bool,
+    ) -> Tensor:
+        v = F.batch_norm(x.to(mean.dtype), mean, invstd**-2, weight, bias, eps=0.0)
+        if residual is not None:
+            v = v + residual
+        return _in_layout(activate(v, activation, alpha).to(x.dtype), channels_last)

@@ -32,6 +32,11 @@ RAW_OPS = (
     "stochastic_mean_bwd",
     "lp_pool",
     "lp_pool_bwd",
+    "conv_fprop_stats",
+    "bn_stats",
+    "bn_act",
+    "bn_act_bwd_reduce",
+    "bn_act_bwd",
 )
 #: Those that take or give flat int64 indices: row-major positions in the plane of one sample and channel.
 FLAT_OPS = ("max_unpool", "plane_gather", "plane_scatter", "fractional_max_pool")
@@ -213,5 +218,81 @@ class Backend:
         """dx of y = lp_pool(x): x^(p-1) times the sum of dy y^(1-p) over the windows that read x; 0 where y is 0.
 
         ``norm``: sum of dy sign(x) (|x| / y)^(p-1), finite for finite operands, and 0 where x is 0.
+        """
+        raise NotImplementedError
+
+    def conv_fprop_stats(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(y, mean, var): y = conv_fprop of a spec without activation, and ``bn_stats`` of y as it is stored."""
+        raise NotImplementedError
+
+    def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, var) of each channel of x (N, C, *spatial): vectors (C,) in x's accumulate dtype.
+
+        That is float64 for float64, else float32, as are all per-channel vectors of the operations below. var is the
+        biased variance, the mean of (x - mean)^2, computed without the square of the mean; NaN where N is 0.
+        """
+        raise NotImplementedError
+
+    def bn_act(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+        channels_last: bool,
+    ) -> Tensor:
+        """z = act((x - mean) invstd weight + bias + residual), rounded once.
+
+        mean, invstd, weight and bias per channel, residual of x's shape and dtype; ``activation`` is an index into
+        ``ACTIVATIONS``, ``alpha`` its parameter, as in :class:`ConvSpec`.
+        """
+        raise NotImplementedError
+
+    def bn_act_bwd_reduce(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+    ) -> tuple[Tensor, Tensor]:
+        """(dbias, dweight): the sums of g and of g (x - mean) invstd per channel, with g = dz act'(v).
+
+        v, what the activation was given, is computed from x again. The derivative of relu at 0 is 0.
+        """
+        raise NotImplementedError
+
+    def bn_act_bwd(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        dbias: Tensor | None,
+        dweight: Tensor | None,
+        count: int,
+        activation: int,
+        alpha: float,
+        with_residual: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """(dx, dresidual): dx = invstd weight (g - dbias / count - (x - mean) invstd dweight / count), g = dresidual.
+
+        mean and invstd are the statistics of ``count`` elements per channel, and dbias and dweight sums over all of
+        them (of several processes, maybe). ``count`` 0: they are constants, and dx = invstd weight g. dresidual is
+        an empty tensor where ``with_residual`` is False.
         """
         raise NotImplementedError

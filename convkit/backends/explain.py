@@ -58,7 +58,8 @@ def _algorithms(backend: Backend, op: str, x: Tensor, w: Tensor, spec: ConvSpec)
     kernel = tuple(w.shape[2:])
     x_last, w_last = is_channels_last(x), is_channels_last(w)
     result_last = x_last or w_last
-    if op == "conv_fprop":
+    forward = op != "conv_dgrad"
+    if forward:
         source, size = x, tuple(x.shape[2:])
         out = conv_output_size(size, kernel, spec)
         target = _empty(x, (x.shape[0], w.shape[0], *out), result_last)
@@ -66,7 +67,6 @@ def _algorithms(backend: Backend, op: str, x: Tensor, w: Tensor, spec: ConvSpec)
         least = conv_transpose_output_size(tuple(x.shape[2:]), kernel, spec, (0,) * len(kernel))
         size = tuple(max(n, 1) for n in least)
         source, target = _empty(x, (x.shape[0], w.shape[1] * spec.groups, *size), result_last), x
-    forward = op == "conv_fprop"
     calls = {
         "conv_fprop": (source, w, (), result_last if forward else x_last),
         "conv_dgrad": (target, w, size, x_last if forward else result_last),
@@ -95,7 +95,7 @@ def _explain_one(
     if winner is not None and x is not None and w is not None and device.type in ("cpu", "cuda"):
         named = selection.with_algorithm(get(winner), spec, chosen)
         algorithms = _algorithms(get(winner), op, x, w, named)
-        if named.algorithm and op not in algorithms:
+        if named.algorithm and op.removesuffix("_stats") not in algorithms:
             reasons[winner] = f"algorithm {get(winner).algorithms()[named.algorithm - 1]!r} refuses"
             winner = None
     verdicts = {}

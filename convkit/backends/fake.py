@@ -150,6 +150,67 @@ def lp_pool_bwd(
     return _result(dy, x.shape, _pool(packed)[1])
 
 
+def _per_channel(like: Tensor, channels: int) -> Tensor:
+    return like.new_empty(channels, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
+
+
+def conv_fprop_stats(x: Tensor, w: Tensor, bias: Tensor | None, packed: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    y = conv_fprop(x, w, bias, None, None, packed, 0.0)
+    return y, _per_channel(y, w.shape[0]), _per_channel(y, w.shape[0])
+
+
+def bn_stats(x: Tensor) -> tuple[Tensor, Tensor]:
+    return _per_channel(x, x.shape[1]), _per_channel(x, x.shape[1])
+
+
+def bn_act(
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: int,
+    alpha: float,
+    channels_last: bool,
+) -> Tensor:
+    return _result(x, x.shape, channels_last)
+
+
+def bn_act_bwd_reduce(
+    dz: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: int,
+    alpha: float,
+) -> tuple[Tensor, Tensor]:
+    return bn_stats(x)
+
+
+def bn_act_bwd(
+    dz: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    dbias: Tensor | None,
+    dweight: Tensor | None,
+    count: int,
+    activation: int,
+    alpha: float,
+    with_residual: bool,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor]:
+    other = x.shape if with_residual else (0, *x.shape[1:])
+    return _result(x, x.shape, channels_last), _result(x, other, channels_last)
+
+
 KERNELS = (
     conv_fprop,
     conv_dgrad,
@@ -170,6 +231,11 @@ KERNELS = (
     stochastic_mean_bwd,
     lp_pool,
     lp_pool_bwd,
+    conv_fprop_stats,
+    bn_stats,
+    bn_act,
+    bn_act_bwd_reduce,
+    bn_act_bwd,
 )
 
 

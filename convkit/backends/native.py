@@ -87,6 +87,11 @@ class Native(Backend):
             self._stochastic_mean_bwd = ops.stochastic_mean_bwd.default
             self._lp_pool = ops.lp_pool.default
             self._lp_pool_bwd = ops.lp_pool_bwd.default
+            self._conv_fprop_stats = ops.conv_fprop_stats.default
+            self._bn_stats = ops.bn_stats.default
+            self._bn_act = ops.bn_act.default
+            self._bn_act_bwd_reduce = ops.bn_act_bwd_reduce.default
+            self._bn_act_bwd = ops.bn_act_bwd.default
             self._plan = ops.conv_plan.default
 
     def available(self) -> str | None:
@@ -145,10 +150,10 @@ class Native(Backend):
 
     def _lacks(self, op: str, dtype: torch.dtype) -> str | None:
         """None, or why no kernel of any device computes ``op`` in ``dtype``."""
-        if op.startswith("conv"):
-            allowed = FLOATING + INTEGRAL + COMPLEX
-        elif op.startswith("lp"):
+        if op.startswith(("lp", "bn")) or op == "conv_fprop_stats":
             allowed = FLOATING
+        elif op.startswith("conv"):
+            allowed = FLOATING + INTEGRAL + COMPLEX
         elif op.startswith("avg"):
             allowed = (*FLOATING, torch.int64)
         elif op in FLAT_OPS or op.startswith("stochastic"):
@@ -257,3 +262,62 @@ class Native(Backend):
         channels_last: bool,
     ) -> Tensor:
         return self._lp_pool_bwd(dy, x, y, exponent, _pool_list(spec, channels_last), p, norm)
+
+    def conv_fprop_stats(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self._conv_fprop_stats(x, w, bias, self._conv_list(spec, channels_last, x))
+
+    def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._bn_stats(x)
+
+    def bn_act(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+        channels_last: bool,
+    ) -> Tensor:
+        alpha = alpha if activation else 0.0
+        return self._bn_act(x, mean, invstd, weight, bias, residual, activation, alpha, channels_last)
+
+    def bn_act_bwd_reduce(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+    ) -> tuple[Tensor, Tensor]:
+        alpha = alpha if activation else 0.0
+        return self._bn_act_bwd_reduce(dz, x, mean, invstd, weight, bias, residual, activation, alpha)
+
+    def bn_act_bwd(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        dbias: Tensor | None,
+        dweight: Tensor | None,
+        count: int,
+        activation: int,
+        alpha: float,
+        with_residual: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        norm = (dz, x, mean, invstd, weight, bias, residual)
+        act = (activation, alpha if activation else 0.0)
+        return self._bn_act_bwd(*norm, dbias, dweight, count, *act, with_residual, channels_last)

@@ -16,18 +16,11 @@ from torch import Tensor
 
 from convkit.backends.base import Backend
 from convkit.backends.gpu import tf32_allowed
-from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec, largest_window
+from convkit.problem import ConvSpec, PoolSpec, largest_window
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.tolerances import (
-    ACCUMULATE,
-    LP_SLOPE,
-    gamma,
-    root_of_sum,
-    summation,
-    tensor_core_error,
-    unit_roundoff,
-)
+from convkit.testing.norm_bounds import NORM_OPS, norm_expectations
+from convkit.testing.tolerances import LP_SLOPE, activated, root_of_sum, summation, tensor_core_error
 
 #: Raw operations whose results are chosen or counted, never rounded.
 EXACT_OPS = (
@@ -36,6 +29,8 @@ EXACT_OPS = (
 )
 #: Those that return (a value, what names its element).
 CHOOSING_OPS = ("max_pool", "fractional_max_pool", "stochastic_pool")
+#: The argument of an operation without which its second result is a place holder, where it is not ``with_indices``.
+_PLACE_HOLDERS = {"max_pool": "offsets", "bn_act_bwd": "with_residual"}
 #: Arguments that name elements or seed a draw, and are no data.
 NAMES = ("offsets", "indices", "seed")
 
@@ -247,21 +242,6 @@ def _epilogue_roundings(call: Call) -> int:
     return sum(call.arguments.get(name) is not None for name in ("bias", "scale", "residual"))
 
 
-def _activated(call: Call, value: Tensor, tolerance: Tensor) -> Tensor:
-    """The bound after an activation of slope at most 1.13 that is evaluated with a handful of roundings.
-
-    Each activation of ``ACTIVATIONS`` is an elementary function (one unit in the last place) inside at most
-    four arithmetic operations; none of them exceeds |v| + 1 in magnitude.
-    """
-    if call.spec is None or not isinstance(call.spec, ConvSpec) or call.spec.activation == 0:
-        return tolerance
-    slope = max(1.13, abs(call.spec.alpha))
-    u = unit_roundoff(ACCUMULATE[call.dtype])
-    exact_kinds = (ACTIVATIONS.index("relu"), ACTIVATIONS.index("leaky_relu"))
-    own = gamma(1 if call.spec.activation in exact_kinds else 8, u)
-    return tolerance * slope + own * slope * (value.abs() + 1)
-
-
 def product_error(call: Call, backend: Backend) -> float:
     """The relative error of one product of a convolution before it is added."""
     spec = call.spec
@@ -311,6 +291,8 @@ def expect(call: Call, reference: Backend, product: float = 0.0) -> tuple[Expect
 
 def _expect(call: Call, reference: Backend, product: float) -> tuple[Expectation, ...]:
     dtype = call.dtype
+    if call.op in NORM_OPS:
+        return tuple(Expectation(*e) for e in norm_expectations(call.op, call.arguments, dtype, reference))
     # A choice needs no wider type; and the maximum of an empty window is the least value of the type itself.
     values = _map(call, lambda t: t.to(dtype if call.op in EXACT_OPS else wide(dtype))).run(reference)
     if call.op in CHOOSING_OPS:
@@ -330,14 +312,21 @@ def _expect(call: Call, reference: Backend, product: float) -> tuple[Expectation
         plain = call.replace(spec=call.spec._replace(activation=0))
         (inner,) = _map(plain, lambda t: t.to(wide(dtype))).run(reference)
     tolerance = summation(values[0], size, terms(call), dtype, more) + product * size
-    return (Expectation(values[0], _activated(call, inner, tolerance), dtype),)
+    if isinstance(call.spec, ConvSpec):
+        tolerance = activated(inner, tolerance, call.spec.activation, call.spec.alpha, dtype)
+    return (Expectation(values[0], tolerance, dtype),)
 
 
 def verify(call: Call, backend: Backend, reference: Backend) -> Iterator[tuple[Expectation, Tensor]]:
     """Runs a call on a backend and pairs each result with what is expected of it."""
     results = call.run(backend)
-    expectations = expect(call, reference, product_error(call, backend))
-    if call.arguments.get({"max_pool": "offsets"}.get(call.op, "with_indices")) is False:  # a place holder
+    if call.op == "conv_fprop_stats":  # statistics are those of the result as it is, with its rounding errors
+        plain = Call("conv_fprop", {**call.arguments, "scale": None, "residual": None})
+        expectations = expect(plain, reference, product_error(call, backend))
+        expectations += expect(Call("bn_stats", {"x": results[0]}), reference)
+    else:
+        expectations = expect(call, reference, product_error(call, backend))
+    if call.arguments.get(_PLACE_HOLDERS.get(call.op, "with_indices")) is False:
         expectations = expectations[:1]
     yield from zip(expectations, results)
 

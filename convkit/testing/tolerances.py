@@ -20,6 +20,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convkit.problem import ACTIVATIONS
+
+#: Activations of at most one product.
+PIECEWISE = tuple(ACTIVATIONS.index(name) for name in ("identity", "relu", "leaky_relu"))
 #: The type in which sums over elements of a type are kept.
 ACCUMULATE = {
     torch.float16: torch.float32,
@@ -62,7 +66,7 @@ def summation(
     relative = gamma(roundings, unit_roundoff(accumulate)) + gamma(roundings, unit_roundoff(torch.float64))
     error = amplification * complex_factor * relative * magnitude.double()
     store = unit_roundoff(dtype) if dtype != accumulate else 0.0
-    underflow = roundings * _smallest_subnormal(accumulate) + _smallest_subnormal(dtype)
+    underflow = roundings * smallest_subnormal(accumulate) + smallest_subnormal(dtype)
     return error * (1 + store) + store * exact.abs().double() + underflow
 
 
@@ -81,7 +85,31 @@ def root_of_sum(exact: Tensor, terms: int, p: float, dtype: torch.dtype) -> Tens
     u = unit_roundoff(accumulate) + unit_roundoff(torch.float64)
     error = (gamma(terms + 4, u) / abs(p) + gamma(8, u)) * exact.abs().double()
     store = unit_roundoff(dtype) if dtype != accumulate else 0.0
-    return error * (1 + store) + store * exact.abs().double() + _smallest_subnormal(dtype)
+    return error * (1 + store) + store * exact.abs().double() + smallest_subnormal(dtype)
+
+
+def stored(exact: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bound of a result that errs by ``error`` and is then rounded to ``dtype``."""
+    store = unit_roundoff(dtype) if dtype != ACCUMULATE[dtype] else 0.0
+    return error * (1 + store) + store * exact.abs().double() + smallest_subnormal(dtype)
+
+
+#: No activation has a larger derivative: those of silu and gelu reach 1.10 and 1.13.
+STEEPEST = 1.13
+
+
+def activated(value: Tensor, tolerance: Tensor, activation: int, alpha: float, dtype: torch.dtype) -> Tensor:
+    """The bound after an activation of a value with the bound ``tolerance``, evaluated with a handful of roundings.
+
+    Each activation of ``ACTIVATIONS`` is an elementary function (one unit in the last place) inside at most
+    four arithmetic operations; none of them exceeds |v| + 1 in magnitude.
+    """
+    if activation == ACTIVATIONS.index("identity"):
+        return tolerance
+    slope = max(STEEPEST, abs(alpha))
+    roundings = 1 if activation in PIECEWISE else 8
+    own = gamma(roundings, unit_roundoff(ACCUMULATE[dtype]))
+    return tolerance * slope + own * slope * (value.abs() + 1)
 
 
 def tensor_core_error(tf32: bool) -> float:
@@ -94,6 +122,6 @@ def tensor_core_error(tf32: bool) -> float:
     return (2 + 2.0**-11) * 2.0**-11 if tf32 else 5 * 2.0**-22
 
 
-def _smallest_subnormal(dtype: torch.dtype) -> float:
+def smallest_subnormal(dtype: torch.dtype) -> float:
     info = torch.finfo(dtype)
     return info.smallest_normal * info.eps

@@ -1,37 +1,18 @@
 // The epilogue of core/epilogue.h, one element at a time.
 #pragma once
 
-#include <cmath>
-
 #include "core/epilogue.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
-// Activations without an elementary function: cheap enough to stand where code is unrolled.
-CONVKIT_INLINE bool is_piecewise(Activation a) {
-  return a == Activation::kIdentity || a == Activation::kRelu || a == Activation::kLeakyRelu;
+template <typename A>
+CONVKIT_INLINE A activate(const Epilogue& e, A v) {
+  return activate(e.activation, e.alpha, v);
 }
 template <typename A>
 CONVKIT_INLINE A activate_piecewise(const Epilogue& e, A v) {
-  if (e.activation == Activation::kRelu) return v < A(0) ? A(0) : v;  // keeps NaN
-  if (e.activation == Activation::kLeakyRelu) return v < A(0) ? v * static_cast<A>(e.alpha) : v;
-  return v;
-}
-
-template <typename A>
-CONVKIT_INLINE A activate(const Epilogue& e, A v) {
-  switch (e.activation) {
-    case Activation::kIdentity:
-    case Activation::kRelu:
-    case Activation::kLeakyRelu: return activate_piecewise(e, v);
-    case Activation::kElu: return v < A(0) ? static_cast<A>(e.alpha) * std::expm1(v) : v;
-    case Activation::kSigmoid: return A(1) / (A(1) + std::exp(-v));
-    case Activation::kTanh: return std::tanh(v);
-    case Activation::kSilu: return v / (A(1) + std::exp(-v));
-    case Activation::kGelu: return v * A(0.5) * (A(1) + std::erf(v * A(0.70710678118654752440)));
-  }
-  return v;
+  return activate_piecewise(e.activation, e.alpha, v);
 }
 
 // What the epilogue makes of `value`, a sum of result channel k; the residual's element lies at `residual`. Integers

@@ -1,11 +1,10 @@
 // What happens to a convolution's result before it is stored: act(value * scale[k] + bias[k] + residual).
 #pragma once
 
+#include "core/activation.h"
 #include "core/tensor_view.h"
 
 namespace convkit {
-
-enum class Activation : int64_t { kIdentity, kRelu, kLeakyRelu, kElu, kSigmoid, kTanh, kSilu, kGelu };
 
 struct Epilogue {
   const void* bias;     // per result channel, in the result's dtype, contiguous; nullptr: none

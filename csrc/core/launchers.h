@@ -6,6 +6,7 @@
 // except offsets (uint8, int16 or int32 by offset_bytes) and indices (int64).
 #pragma once
 
+#include "core/batch_norm.h"
 #include "core/conv_problem.h"
 #include "core/epilogue.h"
 #include "core/fractional_window.h"
@@ -68,6 +69,18 @@ struct Launchers {
   // dx = the gradient of lp_pool, whose result is y
   Status (*lp_pool_bwd)(const PoolProblem&, const LpPower&, const TensorView& dy, const TensorView& x,
                         const TensorView& y, const TensorView& dx);
+  // y = epilogue(conv(x, w)), and the statistics of y's channels as stored
+  Status (*conv_fprop_stats)(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                             const TensorView& y, const ChannelStatistics&);
+  // The statistics of x's channels; NaN where there are no elements
+  Status (*bn_stats)(const TensorView& x, const ChannelStatistics&);
+  // z = act((x - mean) invstd weight + bias + residual)
+  Status (*bn_act)(const BatchNorm&, const TensorView& x, const TensorView& z);
+  // dbias = the sums of dz act' per channel, dweight = those of dz act' (x - mean) invstd; both in x's accumulate type
+  Status (*bn_act_bwd_reduce)(const BatchNorm&, const TensorView& dz, const TensorView& x, void* dbias, void* dweight);
+  // dx = the gradient of bn_act in x, dresidual = dz act'; dresidual.data may be nullptr
+  Status (*bn_act_bwd)(const BatchNorm&, const BatchNormSums&, const TensorView& dz, const TensorView& x,
+                       const TensorView& dx, const TensorView& dresidual);
 };
 
 namespace cpu {

@@ -265,6 +265,7 @@ Status max_unpool(const TensorView& x, const TensorView& indices, const TensorVi
 }
 
 Status plane_gather(const TensorView& x, const TensorView& indices, const TensorView& y) {
+  if (numel(y) == 0) return kOk;
   return visit_float(x.dtype, [&](auto t) { return gather<typename decltype(t)::type>(x, indices, y); });
 }
 

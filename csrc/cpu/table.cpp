@@ -1,6 +1,7 @@
 // The launcher table of one instruction set.
 #include "core/launchers.h"
 #include "cpu/algorithms.h"
+#include "cpu/bn_kernels.h"
 #include "cpu/pool_kernels.h"
 
 namespace convkit {
@@ -8,6 +9,12 @@ inline namespace CONVKIT_ISA {
 namespace {
 
 using Convolution = ConvSelection<kConvAlgorithms>;
+
+Status conv_fprop_stats(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
+                        const TensorView& y, const ChannelStatistics& statistics) {
+  const Status status = Convolution::fprop(p, x, w, e, y);
+  return status.ok() ? bn_stats(y, statistics) : status;
+}
 
 }  // namespace
 
@@ -34,6 +41,11 @@ const Launchers kLaunchers = {
     stochastic_mean_bwd,
     lp_pool,
     lp_pool_bwd,
+    conv_fprop_stats,
+    bn_stats,
+    bn_act,
+    bn_act_bwd_reduce,
+    bn_act_bwd,
 };
 
 }  // namespace CONVKIT_ISA

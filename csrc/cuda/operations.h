@@ -32,6 +32,11 @@ void each_operation(Launchers* t, Visit&& visit) {
   visit("stochastic_mean_bwd", &t->stochastic_mean_bwd);
   visit("lp_pool", &t->lp_pool);
   visit("lp_pool_bwd", &t->lp_pool_bwd);
+  visit("conv_fprop_stats", &t->conv_fprop_stats);
+  visit("bn_stats", &t->bn_stats);
+  visit("bn_act", &t->bn_act);
+  visit("bn_act_bwd_reduce", &t->bn_act_bwd_reduce);
+  visit("bn_act_bwd", &t->bn_act_bwd);
 }
 
 // Gives every empty entry a launcher that refuses.

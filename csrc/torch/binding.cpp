@@ -28,6 +28,16 @@ DType dtype_of(const Tensor& t, const char* name) {
   return DType::kFloat32;
 }
 
+const char* name_of(DType t) {
+  switch (t) {
+    case DType::kFloat32: return "float32";
+    case DType::kFloat64: return "float64";
+    case DType::kBFloat16: return "bfloat16";
+    case DType::kFloat16: return "float16";
+    default: return "the result's dtype";
+  }
+}
+
 // Reads n values at `at` into the last n of (d, h, w); missing ones become `missing`.
 Spatial take(const Ints& packed, size_t* at, int n, int64_t missing) {
   Spatial s{{missing, missing, missing}};
@@ -116,9 +126,9 @@ ConvSpec unpack_conv(const Ints& packed) {
   check_window(s.stride, s.pad_before, s.pad_after, s.dilation);
   STD_TORCH_CHECK(s.groups > 0 && s.groups <= INT32_MAX, "convkit: groups must be positive, and not huge, got ",
                   s.groups);
-  STD_TORCH_CHECK(s.padding_mode >= 0 && s.padding_mode <= static_cast<int64_t>(PaddingMode::kMean) &&
-                      s.activation >= 0 && s.activation <= static_cast<int64_t>(Activation::kGelu),
-                  "convkit: unknown padding mode ", s.padding_mode, " or activation ", s.activation);
+  STD_TORCH_CHECK(s.padding_mode >= 0 && s.padding_mode <= static_cast<int64_t>(PaddingMode::kMean),
+                  "convkit: unknown padding mode ", s.padding_mode);
+  activation_from(s.activation);
   return s;
 }
 
@@ -205,6 +215,33 @@ Result allocate(const Tensor& like, ScalarType dtype, int spatial_dims, int64_t 
   return r;
 }
 
+TensorView view_like(const Tensor& t, const TensorView& other, int spatial_dims, const char* name) {
+  const TensorView v = view(t, spatial_dims, name);
+  STD_TORCH_CHECK(std::equal(v.size, v.size + kDims, other.size) && v.dtype == other.dtype, "convkit: argument '", name,
+                  "' has the wrong shape or dtype");
+  return v;
+}
+
+Tensor channel_vector(const Tensor& like, const TensorView& v) {
+  const ScalarType wide = v.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+  return torch::stable::reshape(allocate(like, wide, 1, 1, v.size[kC], Spatial{{1, 1, 1}}, false).tensor, {v.size[kC]});
+}
+
+const void* channel_data(const OptionalTensor& t, const TensorView& v, DType dtype, const char* name) {
+  if (!t) return nullptr;
+  STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == v.size[kC] && (t->size(0) <= 1 || t->stride(0) == 1) &&
+                      dtype_of(*t, name) == dtype,
+                  "convkit: argument '", name, "' must be a contiguous vector of ", v.size[kC], " elements in ",
+                  name_of(dtype));
+  return t->data_ptr();
+}
+
+Activation activation_from(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(Activation::kGelu), "convkit: unknown activation ",
+                  number);
+  return static_cast<Activation>(number);
+}
+
 ConvProblem conv_problem(const ConvSpec& spec, int64_t n, int64_t c, int64_t k, const Spatial& in,
                          const Spatial& filter) {
   ConvProblem p{};
@@ -274,23 +311,10 @@ PoolProblem pool_problem(const PoolSpec& spec, int64_t n, int64_t c, const Spati
 
 Epilogue epilogue(const OptionalTensor& bias, const OptionalTensor& scale, const OptionalTensor& residual,
                   const ConvSpec& spec, double alpha, const TensorView& result) {
-  const auto vector = [&](const OptionalTensor& t, const char* name) -> const void* {
-    if (!t) return nullptr;
-    STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == result.size[kC] && (t->size(0) <= 1 || t->stride(0) == 1) &&
-                        dtype_of(*t, name) == result.dtype,
-                    "convkit: argument '", name, "' must be a contiguous vector of ", result.size[kC],
-                    " elements in the result's dtype");
-    return t->data_ptr();
-  };
   Epilogue e{};
-  e.bias = vector(bias, "bias");
-  e.scale = vector(scale, "scale");
-  if (residual) {
-    e.residual = view(*residual, spec.spatial_dims, "residual");
-    STD_TORCH_CHECK(
-        std::equal(e.residual.size, e.residual.size + kDims, result.size) && e.residual.dtype == result.dtype,
-        "convkit: argument 'residual' must have the result's shape and dtype");
-  }
+  e.bias = channel_data(bias, result, result.dtype, "bias");
+  e.scale = channel_data(scale, result, result.dtype, "scale");
+  if (residual) e.residual = view_like(*residual, result, spec.spatial_dims, "residual");
   e.activation = static_cast<Activation>(spec.activation);
   e.alpha = alpha;
   return e;

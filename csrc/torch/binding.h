@@ -56,6 +56,9 @@ Place common_place(std::initializer_list<const Tensor*> tensors);
 // Views a tensor of 2 + spatial_dims dimensions; refuses others, and dtypes without kernels.
 TensorView view(const Tensor& t, int spatial_dims, const char* name);
 
+// The same of one that must have another's shape and dtype.
+TensorView view_like(const Tensor& t, const TensorView& other, int spatial_dims, const char* name);
+
 // A fresh result of sizes N C (spatial_dims last of D H W), contiguous or channels last, beside its view.
 struct Result {
   Tensor tensor;
@@ -63,6 +66,14 @@ struct Result {
 };
 Result allocate(const Tensor& like, torch::headeronly::ScalarType dtype, int spatial_dims, int64_t n, int64_t c,
                 const Spatial& size, bool channels_last);
+
+// A fresh vector of one number per channel of `v`, in its accumulate type.
+Tensor channel_vector(const Tensor& like, const TensorView& v);
+// The memory of such a vector; nullptr for none. Refuses other sizes, dtypes and strides.
+const void* channel_data(const OptionalTensor& t, const TensorView& v, DType dtype, const char* name);
+
+// Refuses a number that names no activation.
+Activation activation_from(int64_t number);
 
 // The problem of fprop given its input's and filter's sizes; refuses what does not fit.
 ConvProblem conv_problem(const ConvSpec& spec, int64_t n, int64_t c, int64_t k, const Spatial& in,

@@ -68,6 +68,19 @@ Tensor conv_fprop(const Tensor& x, const Tensor& w, const OptionalTensor& bias, 
   return c.result.tensor;
 }
 
+std::tuple<Tensor, Tensor, Tensor> conv_fprop_stats(const Tensor& x, const Tensor& w, const OptionalTensor& bias,
+                                                    const Ints& packed) {
+  const ConvSpec spec = unpack_conv(packed);
+  STD_TORCH_CHECK(spec.activation == 0, "convkit: conv_fprop_stats has no activation, got ", spec.activation);
+  const Call c = fprop_call(x, w, spec);
+  const TensorView& y = c.result.view;
+  const Tensor mean = channel_vector(x, y), var = channel_vector(x, y);
+  check(Target(x, w, bias)
+            ->conv_fprop_stats(c.problem, c.a, c.b, epilogue(bias, {}, {}, spec, 0.0, y), y,
+                               {mean.mutable_data_ptr(), var.mutable_data_ptr()}));
+  return {c.result.tensor, mean, var};
+}
+
 Tensor conv_dgrad(const Tensor& dy, const Tensor& w, const OptionalTensor& bias, const OptionalTensor& scale,
                   const OptionalTensor& residual, const Ints& input_size, const Ints& packed, double alpha) {
   const ConvSpec spec = unpack_conv(packed);

@@ -6,6 +6,9 @@ namespace convkit::binding {
 
 Tensor conv_fprop(const Tensor& x, const Tensor& w, const OptionalTensor& bias, const OptionalTensor& scale,
                   const OptionalTensor& residual, const Ints& packed, double alpha);
+// y, and the mean and biased variance of its channels.
+std::tuple<Tensor, Tensor, Tensor> conv_fprop_stats(const Tensor& x, const Tensor& w, const OptionalTensor& bias,
+                                                    const Ints& packed);
 Tensor conv_dgrad(const Tensor& dy, const Tensor& w, const OptionalTensor& bias, const OptionalTensor& scale,
                   const OptionalTensor& residual, const Ints& input_size, const Ints& packed, double alpha);
 Tensor conv_wgrad(const Tensor& dy, const Tensor& x, const Ints& kernel_size, const Ints& packed);

@@ -4,6 +4,7 @@
 // the cheapest to pass. SymInt keeps one compiled graph for all sizes under torch.compile.
 //
 // The name of the library is convkit; the tests' library of emulated GPU kernels has another.
+#include "torch/batch_norm.h"
 #include "torch/conv.h"
 #include "torch/pool.h"
 #include "torch/pool_flat.h"
@@ -45,6 +46,18 @@ CONVKIT_DEFINE(CONVKIT_LIBRARY_NAME, m) {
   m.def("stochastic_mean_bwd(Tensor dy, Tensor x, Tensor y, SymInt[] spec) -> Tensor");
   m.def("lp_pool(Tensor x, Tensor? exponent, SymInt[] spec, float p, bool norm) -> Tensor");
   m.def("lp_pool_bwd(Tensor dy, Tensor x, Tensor y, Tensor? exponent, SymInt[] spec, float p, bool norm) -> Tensor");
+  m.def("conv_fprop_stats(Tensor x, Tensor w, Tensor? bias, SymInt[] spec) -> (Tensor, Tensor, Tensor)");
+  m.def("bn_stats(Tensor x) -> (Tensor, Tensor)");
+  m.def(
+      "bn_act(Tensor x, Tensor mean, Tensor invstd, Tensor? weight, Tensor? bias, Tensor? residual, int activation, "
+      "float alpha, bool channels_last) -> Tensor");
+  m.def(
+      "bn_act_bwd_reduce(Tensor dz, Tensor x, Tensor mean, Tensor invstd, Tensor? weight, Tensor? bias, "
+      "Tensor? residual, int activation, float alpha) -> (Tensor, Tensor)");
+  m.def(
+      "bn_act_bwd(Tensor dz, Tensor x, Tensor mean, Tensor invstd, Tensor? weight, Tensor? bias, Tensor? residual, "
+      "Tensor? dbias, Tensor? dweight, SymInt count, int activation, float alpha, bool with_residual, "
+      "bool channels_last) -> (Tensor, Tensor)");
 }
 
 // The bindings serve every device: a call goes where its tensors are (torch/target.h).
@@ -70,6 +83,11 @@ static void implement(Library& m) {
   m.impl("stochastic_mean_bwd", TORCH_BOX(&cb::stochastic_mean_bwd));
   m.impl("lp_pool", TORCH_BOX(&cb::lp_pool));
   m.impl("lp_pool_bwd", TORCH_BOX(&cb::lp_pool_bwd));
+  m.impl("conv_fprop_stats", TORCH_BOX(&cb::conv_fprop_stats));
+  m.impl("bn_stats", TORCH_BOX(&cb::bn_stats));
+  m.impl("bn_act", TORCH_BOX(&cb::bn_act));
+  m.impl("bn_act_bwd_reduce", TORCH_BOX(&cb::bn_act_bwd_reduce));
+  m.impl("bn_act_bwd", TORCH_BOX(&cb::bn_act_bwd));
 }
 
 CONVKIT_IMPLEMENT(CONVKIT_LIBRARY_NAME, CPU, m) {

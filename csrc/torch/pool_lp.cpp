@@ -24,11 +24,6 @@ LpPower power_of(const OptionalTensor& exponent, double p, bool norm) {
   return power;
 }
 
-void check_like(const TensorView& t, const TensorView& like, const char* name) {
-  STD_TORCH_CHECK(std::equal(t.size, t.size + kDims, like.size) && t.dtype == like.dtype, "convkit: argument '", name,
-                  "' has the wrong shape or dtype");
-}
-
 }  // namespace
 
 Tensor lp_pool(const Tensor& x, const OptionalTensor& exponent, const Ints& packed, double p, bool norm) {
@@ -44,16 +39,14 @@ Tensor lp_pool(const Tensor& x, const OptionalTensor& exponent, const Ints& pack
 Tensor lp_pool_bwd(const Tensor& dy, const Tensor& x, const Tensor& y, const OptionalTensor& exponent,
                    const Ints& packed, double p, bool norm) {
   const PoolSpec spec = unpack_pool(packed);
-  const TensorView dyv = view(dy, spec.spatial_dims, "dy"), xv = view(x, spec.spatial_dims, "x"),
-                   yv = view(y, spec.spatial_dims, "y");
+  const TensorView xv = view(x, spec.spatial_dims, "x");
   const PoolProblem problem = pool_problem(spec, xv.size[kN], xv.size[kC], spatial_of(xv));
   const LpPower power = power_of(exponent, p, norm);
-  TensorView expected = yv;
+  TensorView expected = xv;
   const int64_t sizes[kDims] = {problem.n, problem.c, problem.out[0], problem.out[1], problem.out[2]};
   std::copy(sizes, sizes + kDims, expected.size);
-  expected.dtype = xv.dtype;
-  check_like(yv, expected, "y");
-  check_like(dyv, expected, "dy");
+  const TensorView yv = view_like(y, expected, spec.spatial_dims, "y");
+  const TensorView dyv = view_like(dy, expected, spec.spatial_dims, "dy");
   Result dx = allocate(dy, dy.scalar_type(), spec.spatial_dims, problem.n, problem.c, problem.in, spec.channels_last);
   check(Target(dy, x, y, exponent)->lp_pool_bwd(problem, power, dyv, xv, yv, dx.view));
   return dx.tensor;

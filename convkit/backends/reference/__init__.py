@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 
 from convkit.backends.base import FLAT_OPS
-from convkit.backends.reference.convolution import ConvolutionReference, apply_epilogue
+from convkit.backends.reference.batch_norm import BatchNormReference
+from convkit.backends.reference.convolution import apply_epilogue
 from convkit.backends.reference.flat import FlatReference
 from convkit.backends.reference.lp_pooling import LpPoolingReference
 from convkit.backends.reference.pooling import PoolingReference
@@ -21,7 +22,7 @@ from convkit.problem import ConvSpec, PoolSpec
 __all__ = ["Reference", "apply_epilogue"]
 
 
-class Reference(ConvolutionReference, PoolingReference, StochasticReference, FlatReference, LpPoolingReference):
+class Reference(BatchNormReference, PoolingReference, StochasticReference, FlatReference, LpPoolingReference):
     name = "reference"
 
     def supports(
@@ -35,6 +36,8 @@ class Reference(ConvolutionReference, PoolingReference, StochasticReference, Fla
             return f"no {op} for {dtype}: PyTorch has it for floating types"
         if op.startswith("stochastic") and not dtype.is_floating_point:
             return f"no {op} for {dtype}: probabilities are fractions"
+        if (op.startswith("bn") or op == "conv_fprop_stats") and not dtype.is_floating_point:
+            return f"no {op} for {dtype}: a normalised value is a fraction"
         if op.startswith("lp") and not dtype.is_floating_point:
             return f"no {op} for {dtype}: powers and roots need floating point"
         if isinstance(spec, ConvSpec) and spec.activation and (dtype.is_complex or not dtype.is_floating_point):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
+from convkit.backends.reference.activations import activate
 from convkit.backends.reference.windows import Sizes, accumulate_dtype, finish, pad, tap_slice, taps, unpad
-from convkit.problem import ACTIVATIONS, PADDING_MODES, ConvSpec, conv_output_size
+from convkit.problem import PADDING_MODES, ConvSpec, conv_output_size
 
 
 def apply_epilogue(
@@ -23,16 +24,7 @@ def apply_epilogue(
         value = value + bias.to(value.dtype).view(per_channel)
     if residual is not None:
         value = value + residual.to(value.dtype)
-    return {
-        "identity": lambda v: v,
-        "relu": torch.relu,
-        "leaky_relu": lambda v: torch.where(v < 0, v * spec.alpha, v),
-        "elu": lambda v: torch.where(v < 0, spec.alpha * torch.expm1(v), v),
-        "sigmoid": torch.sigmoid,
-        "tanh": torch.tanh,
-        "silu": lambda v: v * torch.sigmoid(v),
-        "gelu": lambda v: v * 0.5 * (1 + torch.erf(v * 0.5**0.5)),
-    }[ACTIVATIONS[spec.activation]](value)
+    return activate(value, spec.activation, spec.alpha)
 
 
 def _grouped(t: Tensor, groups: int) -> Tensor:

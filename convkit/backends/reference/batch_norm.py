@@ -1,0 +1,116 @@
+"""Batch normalisation with an activation and a residual, and its gradient, by the formulas of ``Backend.bn_act``."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from convkit.backends.reference.activations import activate, activation_gradient
+from convkit.backends.reference.convolution import ConvolutionReference
+from convkit.backends.reference.windows import accumulate_dtype, finish
+from convkit.problem import ConvSpec
+
+
+def _over_channels(v: Tensor, like: Tensor) -> Tensor:
+    """A vector (C,) in the shape in which it meets (N, C, *spatial)."""
+    return v.view(1, -1, *(1,) * (like.dim() - 2))
+
+
+def _sums(t: Tensor) -> Tensor:
+    return t.sum((0, *range(2, t.dim())))
+
+
+class Normalised:
+    """x as the formulas need it: ``centred`` = x - mean, ``scale`` = invstd weight, ``v`` = what is activated."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+    ) -> None:
+        self.centred = x.to(mean.dtype) - _over_channels(mean, x)
+        self.invstd = _over_channels(invstd, x)
+        self.scale = self.invstd if weight is None else self.invstd * _over_channels(weight, x)
+        self.v = self.centred * self.scale
+        if bias is not None:
+            self.v = self.v + _over_channels(bias, x)
+        if residual is not None:
+            self.v = self.v + residual
+
+
+class BatchNormReference(ConvolutionReference):
+    def conv_fprop_stats(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.conv_fprop(x, w, bias, None, None, spec, channels_last)
+        return y, *self.bn_stats(y)
+
+    def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = x.to(accumulate_dtype(x.dtype))
+        count = x.shape[0] * prod(x.shape[2:])
+        mean = _sums(wide) / count
+        return mean, _sums((wide - _over_channels(mean, x)) ** 2) / count
+
+    def bn_act(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+        channels_last: bool,
+    ) -> Tensor:
+        normalised = Normalised(x, mean, invstd, weight, bias, residual)
+        return finish(activate(normalised.v, activation, alpha), x.dtype, channels_last)
+
+    def bn_act_bwd_reduce(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+    ) -> tuple[Tensor, Tensor]:
+        normalised = Normalised(x, mean, invstd, weight, bias, residual)
+        g = activation_gradient(dz.to(mean.dtype), normalised.v, activation, alpha)
+        return _sums(g), _sums(g * normalised.centred) * invstd
+
+    def bn_act_bwd(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        dbias: Tensor | None,
+        dweight: Tensor | None,
+        count: int,
+        activation: int,
+        alpha: float,
+        with_residual: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        normalised = Normalised(x, mean, invstd, weight, bias, residual)
+        g = activation_gradient(dz.to(mean.dtype), normalised.v, activation, alpha)
+        share = g
+        if dbias is not None and dweight is not None and count != 0:
+            hat = normalised.centred * normalised.invstd
+            share = g - _over_channels(dbias, x) / count - hat * _over_channels(dweight, x) / count
+        dresidual = g if with_residual else torch.empty_like(g[:0])
+        dx = finish(share * normalised.scale, x.dtype, channels_last)
+        return dx, finish(dresidual, x.dtype, channels_last)

@@ -1,0 +1,19 @@
+// The C++ CPU kernels of one instruction set for batch normalisation.
+#pragma once
+
+#include "core/batch_norm.h"
+#include "core/parallel.h"
+#include "core/status.h"
+#include "core/tensor_view.h"
+
+namespace convkit {
+inline namespace CONVKIT_ISA {
+
+Status bn_stats(const TensorView& x, const ChannelStatistics&);
+Status bn_act(const BatchNorm&, const TensorView& x, const TensorView& z);
+Status bn_act_bwd_reduce(const BatchNorm&, const TensorView& dz, const TensorView& x, void* dbias, void* dweight);
+Status bn_act_bwd(const BatchNorm&, const BatchNormSums&, const TensorView& dz, const TensorView& x,
+                  const TensorView& dx, const TensorView& dresidual);
+
+}  // namespace CONVKIT_ISA
+}  // namespace convkit
