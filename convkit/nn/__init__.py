@@ -8,15 +8,16 @@ from convkit.nn.adaptive_pooling import (
     AdaptiveMaxPool2d,
     AdaptiveMaxPool3d,
 )
-from convkit.nn.convolution import (
-    Conv1d,
-    Conv2d,
-    Conv3d,
+from convkit.nn.convolution import Conv1d, Conv2d, Conv3d
+from convkit.nn.fractional_pool import FractionalMaxPool1d, FractionalMaxPool2d, FractionalMaxPool3d
+from convkit.nn.lazy import (
     LazyConv1d,
     LazyConv2d,
     LazyConv3d,
+    LazyConvTranspose1d,
+    LazyConvTranspose2d,
+    LazyConvTranspose3d,
 )
-from convkit.nn.fractional_pool import FractionalMaxPool1d, FractionalMaxPool2d, FractionalMaxPool3d
 from convkit.nn.lp_pooling import (
     GaussianLPPool1d,
     GaussianLPPool2d,
@@ -34,14 +35,7 @@ from convkit.nn.pooling import (
     MaxPool3d,
 )
 from convkit.nn.stochastic_pool import StochasticPool1d, StochasticPool2d, StochasticPool3d
-from convkit.nn.transposed import (
-    ConvTranspose1d,
-    ConvTranspose2d,
-    ConvTranspose3d,
-    LazyConvTranspose1d,
-    LazyConvTranspose2d,
-    LazyConvTranspose3d,
-)
+from convkit.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convkit.nn.unpool import MaxUnpool1d, MaxUnpool2d, MaxUnpool3d
 
 __all__ = [

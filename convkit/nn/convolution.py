@@ -1,4 +1,4 @@
-"""Conv1d, Conv2d, Conv3d and their lazy variants."""
+"""Conv1d, Conv2d and Conv3d."""
 
 from __future__ import annotations
 
@@ -111,59 +111,3 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
     """
 
     _functional = staticmethod(functional.conv3d)
-
-
-class _LazyConvolution(Options):
-    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input.
-
-    torch declares the class that a lazy module becomes, and its parameters, in a way that no subclass can fulfil for
-    the type checker: hence the ignores below.
-    """
-
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict=strict, backend=backend)
-
-
-class LazyConv1d(_LazyConvolution, torch.nn.LazyConv1d, Conv1d):  # type: ignore[misc]
-    """:class:`Conv1d` that learns in_channels from its first input."""
-
-    cls_to_become = Conv1d  # type: ignore[assignment]
-
-
-class LazyConv2d(_LazyConvolution, torch.nn.LazyConv2d, Conv2d):  # type: ignore[misc]
-    """:class:`Conv2d` that learns in_channels from its first input."""
-
-    cls_to_become = Conv2d  # type: ignore[assignment]
-
-
-class LazyConv3d(_LazyConvolution, torch.nn.LazyConv3d, Conv3d):  # type: ignore[misc]
-    """:class:`Conv3d` that learns in_channels from its first input."""
-
-    cls_to_become = Conv3d  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""ConvTranspose1d, ConvTranspose2d, ConvTranspose3d and their lazy variants."""
+"""ConvTranspose1d, ConvTranspose2d and ConvTranspose3d."""
 
 from __future__ import annotations
 
@@ -124,61 +124,3 @@ class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
     """
 
     _functional = staticmethod(functional.conv_transpose3d)
-
-
-class _LazyTransposedConvolution(Options):
-    """Stands before torch.nn's lazy class, which stands before ours: in_channels comes from the first input.
-
-    torch declares the class that a lazy module becomes, and its parameters, in a way that no subclass can fulfil for
-    the type checker: hence the ignores below.
-    """
-
-    def __init__(
-        self,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Any = 1,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        strict: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._set_options(strict=strict, backend=backend)
-
-
-class LazyConvTranspose1d(_LazyTransposedConvolution, torch.nn.LazyConvTranspose1d, ConvTranspose1d):  # type: ignore[misc]
-    """:class:`ConvTranspose1d` that learns in_channels from its first input."""
-
-    cls_to_become = ConvTranspose1d  # type: ignore[assignment]
-
-
-class LazyConvTranspose2d(_LazyTransposedConvolution, torch.nn.LazyConvTranspose2d, ConvTranspose2d):  # type: ignore[misc]
-    """:class:`ConvTranspose2d` that learns in_channels from its first input."""
-
-    cls_to_become = ConvTranspose2d  # type: ignore[assignment]
-
-
-class LazyConvTranspose3d(_LazyTransposedConvolution, torch.nn.LazyConvTranspose3d, ConvTranspose3d):  # type: ignore[misc]
-    """:class:`ConvTranspose3d` that learns in_channels from its first input."""
-
-    cls_to_become = ConvTranspose3d  # type: ignore[assignment]
