@@ -1,7 +1,7 @@
 """Compiles every GPU kernel ahead of time and prints what each takes: registers, shared memory, stack, spilled bytes.
 
 No GPU is needed. Exit status 1 if a source does not compile, a kernel spills more than ``--most-spilled`` bytes, or the
-machine code of an implicit GEMM has no tensor core instructions or no 16-byte copies.
+machine code lacks what ``machine_code.py`` demands: tensor core instructions, 16-byte copies.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from machine_code import complaints, count, disassemble, find_disassembler  # no
 from convkit.terminal import table  # noqa: E402 - found by the path above
 from native_build import find_nvcc  # noqa: E402 - likewise
 
+DISASSEMBLED = ("conv_igemm_*.o", "pool_gather.o", "pool_reduce.o", "pool_stochastic.o")
 ARCHITECTURES = ("80", "90a", "100a")  # the first also as PTX, which newer GPUs translate
 FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-Wall,-Wextra", "-Werror=all-warnings")
 
@@ -87,12 +88,12 @@ def parse(source: Path, account: str) -> list[Kernel]:
 
 
 def read_machine_code(folder: Path) -> list[str]:
-    """What is wrong with the implicit GEMMs among the objects of a folder."""
+    """What is wrong with the kernels of a folder's objects that machine_code.py knows."""
     tool = find_disassembler()
     if tool is None:
         return ["no cuobjdump found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"]
     try:
-        listings = [disassemble(tool, binary) for binary in sorted(folder.glob("conv_igemm_*.o"))]
+        listings = [disassemble(tool, binary) for name in DISASSEMBLED for binary in sorted(folder.glob(name))]
     except RuntimeError as error:
         return [str(error)]
     return complaints([code for listing in listings for code in count(listing)], ARCHITECTURES)

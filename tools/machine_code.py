@@ -1,4 +1,5 @@
-"""What the machine code of compiled GPU kernels must contain: tensor cores and 16-byte copies in the implicit GEMMs.
+"""What the machine code of compiled GPU kernels must contain: tensor cores in the implicit GEMMs, and 16-byte copies in
+them and in the kernels that pool planes in bands.
 
 ``cuobjdump`` and ``nvdisasm`` are in CUDA toolkits and on PyPI (nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm).
 """
@@ -62,13 +63,20 @@ def is_igemm(code: Code) -> bool:
     return re.search(r"\d+igemm(?:_wgrad)?I", code.name) is not None
 
 
+def pools_bands(code: Code) -> bool:
+    """Whether a kernel, by its mangled name, pools planes in bands."""
+    return re.search(r"\d+(?:pool|pool_gather|stochastic)_bandsI", code.name) is not None
+
+
 def complaints(kernels: list[Code], archs: tuple[str, ...]) -> list[str]:
-    """What implicit GEMMs lack; also where one of the architectures has none of them."""
-    found = [k for k in kernels if is_igemm(k)]
-    missing = [f"no implicit GEMM for sm_{arch}" for arch in archs if not any(k.arch == arch for k in found)]
-    for k in found:
-        if not k.tensor_cores:
-            missing.append(f"{k.name} sm_{k.arch}: no instruction of the tensor cores")
-        if not k.vector_copies:
-            missing.append(f"{k.name} sm_{k.arch}: no copy of 16 bytes from global memory")
+    """What implicit GEMMs and pools in bands lack; also where one of the architectures has none of them."""
+    missing = []
+    for kind, belongs in (("implicit GEMM", is_igemm), ("pool in bands", pools_bands)):
+        found = [k for k in kernels if belongs(k)]
+        missing += [f"no {kind} for sm_{arch}" for arch in archs if not any(k.arch == arch for k in found)]
+        for k in found:
+            if not k.tensor_cores and belongs is is_igemm:
+                missing.append(f"{k.name} sm_{k.arch}: no instruction of the tensor cores")
+            if not k.vector_copies:
+                missing.append(f"{k.name} sm_{k.arch}: no copy of 16 bytes from global memory")
     return missing

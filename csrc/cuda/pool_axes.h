@@ -1,6 +1,8 @@
 // The windows of a pooling in the 32-bit integers that GPU kernels count positions in, and the loops over them.
 #pragma once
 
+#include <initializer_list>
+
 #include "core/pool_window.h"
 #include "core/status.h"
 #include "cuda/walk.h"
@@ -34,8 +36,32 @@ inline bool narrow(const PoolProblem& p, PoolAxes* axes) {
 constexpr Status kTooWide{"GPU kernels of pooling count positions in 32 bits"};
 constexpr Status kFloatingOnly{"GPU kernels of pooling have floating dtypes only"};
 
-CONVKIT_DEVICE int64_t offset(const TensorView& t, int64_t n, int64_t c, const Window& at) {
-  return offset(t, n, c, at.d, at.h, at.w);
+// Where elements of a plane lie behind its first.
+struct PlaneStrides {
+  int32_t d, h, w;
+  CONVKIT_DEVICE int32_t at(int32_t in_d, int32_t in_h, int32_t in_w) const { return in_d * d + in_h * h + in_w * w; }
+  CONVKIT_DEVICE int32_t at(const Window& o) const { return at(o.d, o.h, o.w); }
+};
+
+// A tensor whose planes are addressed so.
+struct PlaneView : TensorView {
+  PlaneStrides plane;
+};
+
+// False if a plane reaches too far.
+inline bool narrow(const TensorView& t, PlaneView* view) {
+  int64_t reach = 0;
+  for (const Dim dim : {kD, kH, kW})
+    if (t.size[dim] > 1) reach += (t.size[dim] - 1) * (t.stride[dim] < 0 ? -t.stride[dim] : t.stride[dim]);
+  if (reach > 0x7fffffff) return false;
+  const auto stride = [&](Dim dim) { return static_cast<int32_t>(t.size[dim] > 1 ? t.stride[dim] : 0); };
+  *view = PlaneView{t, {stride(kD), stride(kH), stride(kW)}};
+  return true;
+}
+
+// A 64-bit base, and 32 bits within the plane.
+CONVKIT_DEVICE int64_t offset(const PlaneView& t, int64_t n, int64_t c, const Window& at) {
+  return n * t.stride[kN] + c * t.stride[kC] + t.plane.at(at);
 }
 
 // The elements of one window that lie in the input.
@@ -46,14 +72,13 @@ CONVKIT_DEVICE Box box_of(const PoolAxes& p, const Window& window) {
   return Box{tap_range(p.d, window.d), tap_range(p.h, window.h), tap_range(p.w, window.w)};
 }
 
-// Calls f(element, tap) for each of them in row-major order; `element` is its distance from (n, c, 0, 0, 0) of x.
+// Calls f(element, tap) for each of them in row-major order; `element` is its distance from the plane's first.
 template <typename F>
-CONVKIT_DEVICE void for_taps(const PoolAxes& p, const Box& box, const TensorView& x, const F& f) {
-  const int64_t first = box.w.start * x.stride[kW], step = p.w.dilation * x.stride[kW];
+CONVKIT_DEVICE void for_taps(const PoolAxes& p, const Box& box, const PlaneStrides& x, const F& f) {
+  const int32_t first = box.w.start * x.w, step = p.w.dilation * x.w;
   for (int32_t a = box.d.begin; a < box.d.end; ++a)
     for (int32_t b = box.h.begin; b < box.h.end; ++b) {
-      const int64_t row =
-          first + (box.d.start + a * p.d.dilation) * x.stride[kD] + (box.h.start + b * p.h.dilation) * x.stride[kH];
+      const int32_t row = first + (box.d.start + a * p.d.dilation) * x.d + (box.h.start + b * p.h.dilation) * x.h;
       for (int32_t s = box.w.begin; s < box.w.end; ++s) f(row + s * step, p.number(a, b, s));
     }
 }
@@ -67,12 +92,13 @@ CONVKIT_DEVICE A divisor_of(const PoolAxes& p, const Window& window) {
          static_cast<A>(divisor_taps(p.w, p.count_include_pad, window.w));
 }
 
-// Calls f(window) for each window that reads the element `at`, in row-major order.
+// Calls f(window, tap) for each window that reads the element `at`, by its tap, in row-major order.
 template <typename F>
 CONVKIT_DEVICE void for_windows(const PoolAxes& p, const Window& at, const F& f) {
-  for_readers(p.d, at.d, [&](int32_t o, int32_t) {
-    for_readers(p.h, at.h,
-                [&](int32_t q, int32_t) { for_readers(p.w, at.w, [&](int32_t r, int32_t) { f(Window{o, q, r}); }); });
+  for_readers(p.d, at.d, [&](int32_t o, int32_t a) {
+    for_readers(p.h, at.h, [&](int32_t q, int32_t b) {
+      for_readers(p.w, at.w, [&](int32_t r, int32_t s) { f(Window{o, q, r}, p.number(a, b, s)); });
+    });
   });
 }
 

@@ -65,7 +65,7 @@ CONVKIT_DEVICE A norm_slope(const LpTerms<T, kPowers>& terms, A slope, A x, A y)
 
 struct Gradient {
   PoolAxes axes;
-  TensorView dy, x, y, dx;
+  PlaneView dy, x, y, dx;
 };
 
 template <typename T, bool kPowers, int kCount>
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks)
       x[j] = load(&pack.v[j]);
       slope[j] = terms.slope_at(terms.norm && x[j] < 0 ? -x[j] : x[j]);
     }
-    for_windows(g.axes, at, [&](const Window& window) {
+    for_windows(g.axes, at, [&](const Window& window, int32_t) {
       const auto dy = load_pack<T, kCount>(data<T>(g.dy) + offset(g.dy, n, c, window));
       const auto y = load_pack<T, kCount>(data<T>(g.y) + offset(g.y, n, c, window));
       const A divisor = divisor_of<A>(g.axes, window);
@@ -135,16 +135,20 @@ Status lp_axes(PoolProblem p, const LpPower& power, PoolAxes* axes) {
 }  // namespace
 
 Status lp_pool(const PoolProblem& p, const LpPower& power, const TensorView& x, const TensorView& y) {
-  Pool g{{}, x, y, TensorView{}, 0};
+  Pool g{};
+  if (!make_pool(p, x, y, TensorView{}, &g)) return kTooWide;
   const Status status = lp_axes(p, power, &g.axes);
   if (!status.ok() || numel(y) == 0) return status;
-  return visit_power(p, power, x.dtype,
-                     [&](auto t, const auto& lp) { return reduce_windows<typename decltype(t)::type, false>(g, lp); });
+  return visit_power(p, power, x.dtype, [&](auto t, const auto& lp) {
+    using T = typename decltype(t)::type;
+    return reduce_windows<T, false, 1, kLpPack<T, std::decay_t<decltype(lp)>>>(g, lp);
+  });
 }
 
 Status lp_pool_bwd(const PoolProblem& p, const LpPower& power, const TensorView& dy, const TensorView& x,
                    const TensorView& y, const TensorView& dx) {
-  Gradient g{{}, dy, x, y, dx};
+  Gradient g{};
+  if (!narrow(dy, &g.dy) || !narrow(x, &g.x) || !narrow(y, &g.y) || !narrow(dx, &g.dx)) return kTooWide;
   const Status status = lp_axes(p, power, &g.axes);
   if (!status.ok() || numel(dx) == 0) return status;
   return visit_power(p, power, dy.dtype, [&](auto t, const auto& lp) {

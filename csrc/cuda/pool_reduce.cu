@@ -1,10 +1,10 @@
 // max_pool and avg_pool: the largest element or the mean of each window, and the window offset of the largest.
 //
 // Computes  y[o] = policy over the taps of window o (core/pool_ops.h);  offsets[o] = the chosen tap
-// Layout    any; two kernels, whose mappings and limits stand with them: pool_columns.h where windows overlap along H,
-//           pool_reduce.h for all others
-#include "cuda/pool_columns.h"
+// Layout    any; mappings and limits stand in pool_reduce.h, pool_bands.h (planes) and pool_columns.h (windows that
+//           overlap along H)
 #include "cuda/pool_kernels.h"
+#include "cuda/pool_reduce.h"
 
 namespace convkit::cuda {
 namespace {
@@ -15,7 +15,8 @@ Status run(const Pool& g) {
   Status status = kFloatingOnly;
   visit_floating(g.x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    status = columns_pay(g.axes) ? reduce_columns<Policy, T, kOffsets>(g) : reduce_windows<T, kOffsets>(g, Policy{});
+    status = columns_pay(g.axes) ? reduce_windows<T, kOffsets, kColumnWindows>(g, Policy{})
+                                 : reduce_windows<T, kOffsets>(g, Policy{});
   });
   return status;
 }
@@ -23,14 +24,14 @@ Status run(const Pool& g) {
 }  // namespace
 
 Status max_pool(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
-  Pool g{{}, x, y, offsets, offset_bytes(p)};
-  if (!narrow(p, &g.axes)) return kTooWide;
+  Pool g{};
+  if (!make_pool(p, x, y, offsets, &g)) return kTooWide;
   return offsets.data != nullptr ? run<MaxOp, true>(g) : run<MaxOp, false>(g);
 }
 
 Status avg_pool(const PoolProblem& p, const TensorView& x, const TensorView& y) {
-  Pool g{{}, x, y, TensorView{}, 0};
-  return narrow(p, &g.axes) ? run<AvgOp, false>(g) : kTooWide;
+  Pool g{};
+  return make_pool(p, x, y, TensorView{}, &g) ? run<AvgOp, false>(g) : kTooWide;
 }
 
 }  // namespace convkit::cuda

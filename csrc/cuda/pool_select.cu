@@ -15,7 +15,7 @@ namespace {
 
 struct Select {
   PoolAxes axes;
-  TensorView x, offsets, result;
+  PlaneView x, offsets, result;
   int64_t offset_bytes;
   Divider kernel_w, kernel_h;
 };
@@ -78,8 +78,11 @@ Status run(void (*packed)(Select, Walk), void (*single)(Select, Walk), const Sel
   return launch(packs ? packed : single, grid_of(walk), Select(g), Walk(walk));
 }
 
-bool select_of(const PoolProblem& p, Select* g) {
-  if (!narrow(p, &g->axes)) return false;
+bool select_of(const PoolProblem& p, const TensorView& x, const TensorView& offsets, const TensorView& result,
+               Select* g) {
+  if (!narrow(p, &g->axes) || !narrow(x, &g->x) || !narrow(offsets, &g->offsets) || !narrow(result, &g->result))
+    return false;
+  g->offset_bytes = offset_bytes(p);
   g->kernel_w = Divider(p.kernel[2]);
   g->kernel_h = Divider(p.kernel[1]);
   return true;
@@ -89,8 +92,8 @@ bool select_of(const PoolProblem& p, Select* g) {
 
 Status pool_select(const PoolProblem& p, const TensorView& x, const TensorView& offsets, const TensorView& y) {
   if (numel(y) == 0) return kOk;
-  Select g{{}, x, offsets, y, offset_bytes(p), {}, {}};
-  if (!select_of(p, &g)) return kTooWide;
+  Select g{};
+  if (!select_of(p, x, offsets, y, &g)) return kTooWide;
   Status status = kFloatingOnly;
   visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -101,8 +104,8 @@ Status pool_select(const PoolProblem& p, const TensorView& x, const TensorView& 
 
 Status pool_indices(const PoolProblem& p, const TensorView& offsets, const TensorView& indices) {
   if (numel(indices) == 0) return kOk;
-  Select g{{}, TensorView{}, offsets, indices, offset_bytes(p), {}, {}};
-  if (!select_of(p, &g)) return kTooWide;
+  Select g{};
+  if (!select_of(p, TensorView{}, offsets, indices, &g)) return kTooWide;
   return run<int64_t>(pool_select_indices<int64_t, kPackCount<int64_t>>, pool_select_indices<int64_t, 1>, g);
 }
 

@@ -3,7 +3,7 @@
 // Computes  y[o] = the first element whose cumulative sum exceeds u * sum, u = Philox(seed, logical index of o), and
 //           its window offset;  y[o] = sum x^2 / sum x of the positive elements;  dx[i] = sum over the windows o that
 //           read i of dy[o] (2 x[i] - y[o]) / sum(o) where x[i] is positive, else 0
-// Layout    any strides
+// Layout    any strides; windows of planes without gaps come in bands (pool_bands.h)
 // Mapping   a thread makes one element of the result, in the order of its memory. The gradient takes two launches: the
 //           windows' sums, then one element of dx per thread.
 // Memory    a window is read twice (its sum, then the draw; its largest element, then the sums), the second time from
@@ -13,6 +13,7 @@
 #include "core/philox.h"
 #include "core/stochastic_ops.h"
 #include "cuda/pool_axes.h"
+#include "cuda/pool_bands.h"
 #include "cuda/pool_kernels.h"
 
 namespace convkit::cuda {
@@ -22,10 +23,18 @@ enum class Of { kDraw, kMean, kSum };
 
 struct Windows {
   PoolAxes axes;
-  TensorView x, y, offsets;
+  PlaneView x, y, offsets;
   int64_t offset_bytes;
   const int64_t* seed;
 };
+
+// False if something is too wide for 32 bits.
+bool windows_of(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets,
+                const int64_t* seed, Windows* g) {
+  g->offset_bytes = offset_bytes(p);
+  g->seed = seed;
+  return narrow(p, &g->axes) && narrow(x, &g->x) && narrow(y, &g->y) && narrow(offsets, &g->offsets);
+}
 
 template <size_t kBytes>
 struct BitsOf {
@@ -36,38 +45,56 @@ struct BitsOf<8> {
   using type = int64_t;
 };
 
-template <Of kOf, typename T, typename R>
-__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) stochastic_windows(const Windows g, const Walk walk) {
+// Window `at`; position e of the plane is x[base + e].
+template <Of kOf, typename R, typename T>
+CONVKIT_DEVICE void make_window(const Windows& g, const T* x, int32_t base, int64_t n, int64_t c, const Window& at) {
   using A = accumulate_t<T>;
   using K = typename BitsOf<sizeof(A)>::type;
+  const Box box = box_of(g.axes, at);
+  const auto window = [&](const auto& f) {
+    for_taps(g.axes, box, g.x.plane,
+             [&](int32_t element, int32_t tap) { f(load(x + (base + element)), static_cast<K>(tap)); });
+  };
+  A y;
+  if constexpr (kOf == Of::kMean) y = stochastic_expectation<A, A, K>(window);
+  if constexpr (kOf == Of::kSum) y = stochastic_sum<A>(window);
+  if constexpr (kOf == Of::kDraw) {
+    const int64_t plane = n * g.y.size[kC] + c;
+    const int64_t index = ((plane * g.axes.d.out + at.d) * g.axes.h.out + at.h) * g.axes.w.out + at.w;
+    const PhiloxKeys keys = philox_keys(static_cast<uint64_t>(*g.seed));
+    const A u = static_cast<A>(philox_uniform(static_cast<uint64_t>(index), keys));
+    K chosen;
+    stochastic_search(window, stochastic_threshold<A>(u, stochastic_sum<A>(window)), y, chosen);
+    store_tap(g.offsets.data, offset(g.offsets, n, c, at), g.offset_bytes, chosen);
+  }
+  store(data<R>(g.y) + offset(g.y, n, c, at), y);
+}
+
+template <Of kOf, typename T, typename R>
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) stochastic_windows(const Windows g, const Walk walk) {
   int64_t c;
   Window at;
   if (!walk.find(1, &c, &at)) return;
-  const Box box = box_of(g.axes, at);
-  for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
-    const T* x = data<T>(g.x) + n * g.x.stride[kN] + c * g.x.stride[kC];
-    const auto window = [&](const auto& f) {
-      for_taps(g.axes, box, g.x, [&](int64_t element, int32_t tap) { f(load(x + element), static_cast<K>(tap)); });
-    };
-    A y;
-    if constexpr (kOf == Of::kMean) y = stochastic_expectation<A, A, K>(window);
-    if constexpr (kOf == Of::kSum) y = stochastic_sum<A>(window);
-    if constexpr (kOf == Of::kDraw) {
-      const int64_t plane = n * g.y.size[kC] + c;
-      const int64_t index = ((plane * g.axes.d.out + at.d) * g.axes.h.out + at.h) * g.axes.w.out + at.w;
-      const PhiloxKeys keys = philox_keys(static_cast<uint64_t>(*g.seed));
-      const A u = static_cast<A>(philox_uniform(static_cast<uint64_t>(index), keys));
-      K chosen;
-      stochastic_search(window, stochastic_threshold<A>(u, stochastic_sum<A>(window)), y, chosen);
-      store_tap(g.offsets.data, offset(g.offsets, n, c, at), g.offset_bytes, chosen);
-    }
-    store(data<R>(g.y) + offset(g.y, n, c, at), y);
-  }
+  for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y)
+    make_window<kOf, R>(g, data<T>(g.x) + n * g.x.stride[kN] + c * g.x.stride[kC], 0, n, c, at);
+}
+
+template <Of kOf, typename T, typename R>
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) stochastic_bands(const Windows g, const Bands b) {
+  const Band band = Band::find<false>(g.axes, b);
+  const T* x = stage_run(data<T>(g.x) + band.start(g.x, b), band.count, shared_memory());
+  await_runs();
+  band.for_results<false>(g.axes, b, 1, [&](int64_t n, int64_t c, const Window& at, int32_t base) {
+    make_window<kOf, R>(g, x, base, n, c, at);
+  });
 }
 
 template <Of kOf, typename T, typename R>
 Status over_windows(const Windows& g) {
   if (numel(g.y) == 0) return kOk;
+  Bands b;
+  if (cut_bands<false>(g.axes, g.x, g.y, 1, sizeof(T), &b))
+    return launch(stochastic_bands<kOf, T, R>, grid_of(b, run_bytes(b.room, sizeof(T))), Windows(g), Bands(b));
   const char* refusal;
   const Walk walk = walk_over(g.y, 1, &refusal);
   if (refusal != nullptr) return {refusal};
@@ -76,7 +103,7 @@ Status over_windows(const Windows& g) {
 
 struct Gradient {
   PoolAxes axes;
-  TensorView dy, x, y, sums, dx;
+  PlaneView dy, x, y, sums, dx;
 };
 
 template <typename T>
@@ -88,7 +115,7 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) stochastic_gather(c
   for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
     const A x = load(data<T>(g.x) + offset(g.x, n, c, at));
     A sum = 0;
-    for_windows(g.axes, at, [&](const Window& window) {
+    for_windows(g.axes, at, [&](const Window& window, int32_t) {
       sum += stochastic_share(load(data<T>(g.dy) + offset(g.dy, n, c, window)), x,
                               load(data<T>(g.y) + offset(g.y, n, c, window)),
                               data<A>(g.sums)[offset(g.sums, n, c, window)]);
@@ -101,8 +128,8 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) stochastic_gather(c
 
 Status stochastic_pool(const PoolProblem& p, const TensorView& x, const int64_t* seed, const TensorView& y,
                        const TensorView& offsets) {
-  Windows g{{}, x, y, offsets, offset_bytes(p), seed};
-  if (!narrow(p, &g.axes)) return kTooWide;
+  Windows g{};
+  if (!windows_of(p, x, y, offsets, seed, &g)) return kTooWide;
   Status status = kFloatingOnly;
   visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -112,8 +139,8 @@ Status stochastic_pool(const PoolProblem& p, const TensorView& x, const int64_t*
 }
 
 Status stochastic_mean(const PoolProblem& p, const TensorView& x, const TensorView& y) {
-  Windows g{{}, x, y, TensorView{}, 0, nullptr};
-  if (!narrow(p, &g.axes)) return kTooWide;
+  Windows g{};
+  if (!windows_of(p, x, y, TensorView{}, nullptr, &g)) return kTooWide;
   Status status = kFloatingOnly;
   visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -124,10 +151,14 @@ Status stochastic_mean(const PoolProblem& p, const TensorView& x, const TensorVi
 
 Status stochastic_mean_bwd(const PoolProblem& p, const TensorView& dy, const TensorView& x, const TensorView& y,
                            const TensorView& sums, const TensorView& dx) {
-  Windows windows{{}, x, sums, TensorView{}, 0, nullptr};
-  if (!narrow(p, &windows.axes)) return kTooWide;
+  Windows windows{};
+  if (!windows_of(p, x, sums, TensorView{}, nullptr, &windows)) return kTooWide;
   if (numel(dx) == 0) return kOk;
-  const Gradient g{windows.axes, dy, x, y, sums, dx};
+  Gradient g{};
+  if (!narrow(dy, &g.dy) || !narrow(y, &g.y) || !narrow(dx, &g.dx)) return kTooWide;
+  g.axes = windows.axes;
+  g.x = windows.x;
+  g.sums = windows.y;
   Status status = kFloatingOnly;
   visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
