@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from convkit.backends.triton.launch import Sizes
+from convkit.backends.triton.launch import Sizes, strides
 from convkit.problem import ConvSpec
 
 
@@ -83,3 +84,9 @@ def steps(a, phase, A: tl.constexpr, TRANSPOSED: tl.constexpr):
         return a + ahead // A.stride, -(A.dilation // A.common), taps, first, A.every
     else:
         return a * A.stride - A.before, A.dilation, A.kernel, 0, 1
+
+
+def filter_strides(w: Tensor, transposed: bool, groups: int) -> tuple[tuple[int, ...], int]:
+    """Strides of the filters (result channel, source channel, t, r, s), and from one group's filters to the next's."""
+    k, c, *taps = strides(w)
+    return ((c, k, *taps) if transposed else (k, c, *taps)), w.shape[0] // groups * k

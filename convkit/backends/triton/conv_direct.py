@@ -16,12 +16,12 @@ import triton.language as tl
 from torch import Tensor
 
 from convkit.backends.triton import tiles
-from convkit.backends.triton.conv_axes import conv_axes
-from convkit.backends.triton.epilogue import activate, per_channel
-from convkit.backends.triton.launch import Sizes, dense, index_type, launch, spatial, strides
+from convkit.backends.triton.conv_axes import conv_axes, filter_strides
+from convkit.backends.triton.epilogue import Operands, activate, per_channel
+from convkit.backends.triton.launch import each_element, index_type, launch, spatial, strides
 from convkit.backends.triton.sums import ordered_sum, sum_type
-from convkit.backends.triton.windows import narrow, place, positions
-from convkit.problem import ConvSpec, conv_output_size
+from convkit.backends.triton.windows import narrow, place, plane_at, positions, tap_at, volume_position, within
+from convkit.problem import ConvSpec
 
 
 @triton.jit
@@ -69,26 +69,23 @@ def conv_direct_kernel(
     inside = i < count
     n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
     group = c // YC
-    image = x + n * x_strides[0] + group * XC * x_strides[1]
+    image = x + plane_at(n, group * XC, x_strides)
     filters = w + group * w_group + c % YC * w_strides[0]
     acc = tl.zeros((BLOCK,), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
     for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
-        s = tap % AXES[2].kernel
-        r = tap // AXES[2].kernel % AXES[1].kernel
-        t = tap // (AXES[2].kernel * AXES[1].kernel)
+        t, r, s = tap_at(tap, AXES[1].kernel, AXES[2].kernel)
         d, in_d = source(o, t, size[0], AXES[0], TRANSPOSED)
         h, in_h = source(p, r, size[1], AXES[1], TRANSPOSED)
         v, in_w = source(q, s, size[2], AXES[2], TRANSPOSED)
         there = inside & in_d & in_h & in_w
-        x_at = d * x_strides[2] + h * x_strides[3] + v * x_strides[4]
-        w_at = t * w_strides[2] + r * w_strides[3] + s * w_strides[4]
+        x_at = within(d, h, v, x_strides)
+        w_at = within(t, r, s, w_strides)
         for k in range(XC):
             a = tl.load(image + x_at + k * x_strides[1], mask=there, other=0).to(acc.dtype)
             acc += a * tl.load(filters + w_at + k * w_strides[1], mask=there, other=0).to(acc.dtype)
     acc = per_channel(acc, scale, bias, c, inside, SCALE, BIAS)
     if RESIDUAL:
-        at = n * residual_strides[0] + c * residual_strides[1]
-        at += o * residual_strides[2] + p * residual_strides[3] + q * residual_strides[4]
+        at = plane_at(n, c, residual_strides) + within(o, p, q, residual_strides)
         acc += tl.load(residual + at, mask=inside, other=0).to(acc.dtype)
     tl.store(y + i, narrow(activate(acc, ALPHA, ACTIVATION), y.dtype.element_ty), mask=inside)
 
@@ -118,9 +115,7 @@ def conv_wgrad_direct_kernel(
     pair = (tl.program_id(0) % blocks * PAIRS + tl.arange(0, PAIRS)).to(INDEX)
     tap = tl.program_id(0) // blocks % (AXES[0].kernel * AXES[1].kernel * AXES[2].kernel)
     split = (tl.program_id(0) // blocks // (AXES[0].kernel * AXES[1].kernel * AXES[2].kernel)).to(INDEX)
-    s = tap % AXES[2].kernel
-    r = tap // AXES[2].kernel % AXES[1].kernel
-    t = tap // (AXES[2].kernel * AXES[1].kernel)
+    t, r, s = tap_at(tap, AXES[1].kernel, AXES[2].kernel)
     k = pair // XC
     c = pair % XC
     channel = k // YC * XC + c
@@ -128,98 +123,43 @@ def conv_wgrad_direct_kernel(
     for step in range(0, chunk, BLOCK):
         i = split * chunk + step + tl.arange(0, BLOCK)
         inside = i < tl.minimum(count, (split + 1) * chunk)
-        q = i % out[2]
-        p = i // out[2] % out[1]
-        o = i // (out[2] * out[1]) % out[0]
-        n = i // (out[2] * out[1]) // out[0]
+        n, o, p, q = volume_position(i, out)
         d, in_d = source(o, t, size[0], AXES[0], False)
         h, in_h = source(p, r, size[1], AXES[1], False)
         v, in_w = source(q, s, size[2], AXES[2], False)
         there = (inside & in_d & in_h & in_w)[None, :] & (pair < pairs)[:, None]
-        at = n * dy_strides[0] + o * dy_strides[2] + p * dy_strides[3] + q * dy_strides[4]
+        at = n * dy_strides[0] + within(o, p, q, dy_strides)
         a = tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0).to(total.dtype)
-        at = n * x_strides[0] + d * x_strides[2] + h * x_strides[3] + v * x_strides[4]
+        at = n * x_strides[0] + within(d, h, v, x_strides)
         total += a * tl.load(x + (channel * x_strides[1])[:, None] + at[None, :], mask=there, other=0).to(total.dtype)
-    at = k * w_strides[0] + c * w_strides[1] + t * w_strides[2] + r * w_strides[3] + s * w_strides[4]
+    at = plane_at(k, c, w_strides) + within(t, r, s, w_strides)
     tl.store(partial + split * split_stride + at, tl.sum(total, 1), mask=pair < pairs)
 
 
-def _run(
-    x: Tensor,
-    w: Tensor,
-    y: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    residual: Tensor | None,
-    spec: ConvSpec,
-    channels_last: bool,
-    transposed: bool,
-) -> Tensor:
-    if y.numel() == 0:
-        return y
-    block = tiles.block(y.numel())
-    x_channels, y_channels = x.shape[1] // spec.groups, y.shape[1] // spec.groups
-    k, c, *taps = strides(w)
-    launch(
+def convolve(
+    x: Tensor, w: Tensor, y: Tensor, epilogue: Operands, spec: ConvSpec, channels_last: bool, transposed: bool
+) -> None:
+    """Fills y with fprop of (x, w), or with dgrad of (x = dy, w)."""
+    each_element(
         conv_direct_kernel,
-        triton.cdiv(y.numel(), block.size),
-        x,
-        *(x, w, y, x if bias is None else bias, x if scale is None else scale, x if residual is None else residual),
-        *(y.numel(), y.shape[1], x_channels, y_channels, spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:]))),
-        *(strides(x), strides(y if residual is None else residual)),
-        (c, k, *taps) if transposed else (k, c, *taps),
-        (x_channels if transposed else y_channels) * k,
+        y,
+        (x, w, y, epilogue.residual),
+        *(x, w, y, *epilogue.pointers(x), y.numel(), y.shape[1]),
+        *(x.shape[1] // spec.groups, y.shape[1] // spec.groups),
+        *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), strides(x), epilogue.residual_strides(y)),
+        *filter_strides(w, transposed, spec.groups),
         AXES=conv_axes(spec, tuple(w.shape[2:])),
         TRANSPOSED=transposed,
         CHANNELS_LAST=channels_last,
-        SCALE=scale is not None,
-        BIAS=bias is not None,
-        RESIDUAL=residual is not None,
-        ACTIVATION=spec.activation,
-        ALPHA=float(spec.alpha) if spec.activation else 0.0,
-        BLOCK=block.size,
-        INDEX=index_type(x, w, y, residual),
-        num_warps=block.warps,
         enable_fp_fusion=True,
+        **epilogue.meta(spec),
     )
-    return y
 
 
-def fprop(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    residual: Tensor | None,
-    spec: ConvSpec,
-    channels_last: bool,
-) -> Tensor:
-    out = conv_output_size(tuple(x.shape[2:]), tuple(w.shape[2:]), spec)
-    y = dense(x, (x.shape[0], w.shape[0], *out), channels_last)
-    return _run(x, w, y, bias, scale, residual, spec, channels_last, False)
-
-
-def dgrad(
-    dy: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    residual: Tensor | None,
-    input_size: Sizes,
-    spec: ConvSpec,
-    channels_last: bool,
-) -> Tensor:
-    dx = dense(dy, (dy.shape[0], w.shape[1] * spec.groups, *input_size), channels_last)
-    return _run(dy, w, dx, bias, scale, residual, spec, channels_last, True)
-
-
-def wgrad(dy: Tensor, x: Tensor, kernel_size: Sizes, spec: ConvSpec, channels_last: bool) -> Tensor:
-    out = spatial(tuple(dy.shape[2:]))
-    x_channels = x.shape[1] // spec.groups
-    dw = dense(dy, (dy.shape[1], x_channels, *kernel_size), channels_last)
-    count, pairs, taps = dy.shape[0] * prod(out), dy.shape[1] * x_channels, prod(kernel_size)
-    if dw.numel() == 0 or count == 0:
-        return dw.zero_()
+def wgrad(dy: Tensor, x: Tensor, dw: Tensor, spec: ConvSpec) -> None:
+    """Fills dw."""
+    kernel_size, out = tuple(dw.shape[2:]), spatial(tuple(dy.shape[2:]))
+    count, pairs, taps = dy.shape[0] * prod(out), dw.shape[0] * dw.shape[1], prod(kernel_size)
     # Lanes along the channels where these lie side by side, else along positions.
     per_program = 32 if dy.stride(1) == 1 and pairs >= 32 else 1
     block = 1024 // per_program
@@ -230,13 +170,12 @@ def wgrad(dy: Tensor, x: Tensor, kernel_size: Sizes, spec: ConvSpec, channels_la
         conv_wgrad_direct_kernel,
         blocks * taps * splits,
         dy,
-        *(dy, x, partial, pairs, count, chunk, x_channels, dy.shape[1] // spec.groups),
+        *(dy, x, partial, pairs, count, chunk, dw.shape[1], dy.shape[1] // spec.groups),
         *(spatial(tuple(x.shape[2:])), out, strides(dy), strides(x), strides(dw), dw.numel()),
-        AXES=conv_axes(spec, tuple(kernel_size)),
+        AXES=conv_axes(spec, kernel_size),
         PAIRS=per_program,
         BLOCK=block,
         INDEX=index_type(dy, x, partial),
         enable_fp_fusion=True,
     )
     ordered_sum(partial, dw)
-    return dw

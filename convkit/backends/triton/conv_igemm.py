@@ -23,11 +23,11 @@ from torch import Tensor
 
 from convkit.backends.gpu import tf32_allowed
 from convkit.backends.triton import tiles
-from convkit.backends.triton.conv_axes import conv_axes, count_of, position_of, steps
-from convkit.backends.triton.epilogue import activate, per_channel
-from convkit.backends.triton.launch import Sizes, dense, index_type, launch, spatial, strides
-from convkit.backends.triton.windows import INTERPRETED, narrow
-from convkit.problem import ConvSpec, conv_output_size
+from convkit.backends.triton.conv_axes import conv_axes, count_of, filter_strides, position_of, steps
+from convkit.backends.triton.epilogue import Operands, activate, per_channel
+from convkit.backends.triton.launch import index_type, launch, spatial, strides
+from convkit.backends.triton.windows import INTERPRETED, narrow, plane_at, tap_at, within
+from convkit.problem import ConvSpec
 
 
 @triton.jit
@@ -117,8 +117,7 @@ def conv_igemm_kernel(
 
     column = tile_n * COLUMNS + tl.arange(0, COLUMNS)
     column_inside = column < YC
-    x_row = n * x_strides[0] + group * XC * x_strides[1]
-    x_row += base_d * x_strides[2] + base_h * x_strides[3] + base_w * x_strides[4]
+    x_row = plane_at(n, group * XC, x_strides) + within(base_d, base_h, base_w, x_strides)
     w_column = group * w_group + column.to(INDEX) * w_strides[0]
     acc = tl.zeros((M, COLUMNS), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
     origin = tl.zeros((1,), INDEX)  # makes sums of the wide type
@@ -133,18 +132,18 @@ def conv_igemm_kernel(
             tap = i // tl.cdiv(XC, K)
             c = i % tl.cdiv(XC, K) * K + tl.arange(0, K)
             k_inside = c < XC
-        s = tap % taps_w
-        r = tap // taps_w % taps_h
-        t = tap // taps_w // taps_h
+        t, r, s = tap_at(tap, taps_h, taps_w)
         d = base_d[:, None] + across(t * step_d, FLAT)
         h = base_h[:, None] + across(r * step_h, FLAT)
         v = base_w[:, None] + across(s * step_w, FLAT)
         there = (d >= 0) & (d < size[0]) & (h >= 0) & (h < size[1]) & (v >= 0) & (v < size[2])
         there = there & row_inside[:, None] & k_inside[None, :]
-        x_k = (origin + c) * x_strides[1] + (origin + t * step_d) * x_strides[2]
-        x_k += (origin + r * step_h) * x_strides[3] + (origin + s * step_w) * x_strides[4]
-        w_k = (origin + c) * w_strides[1] + (origin + first_d + t * every_d) * w_strides[2]
-        w_k += (origin + first_h + r * every_h) * w_strides[3] + (origin + first_w + s * every_w) * w_strides[4]
+        x_k = (origin + c) * x_strides[1]
+        x_k += within(origin + t * step_d, origin + r * step_h, origin + s * step_w, x_strides)
+        w_k = (origin + c) * w_strides[1]
+        w_k += within(
+            origin + first_d + t * every_d, origin + first_h + r * every_h, origin + first_w + s * every_w, w_strides
+        )
         a = tl.load(x + x_row[:, None] + x_k[None, :], mask=there, other=0)
         b = tl.load(w + w_k[:, None] + w_column[None, :], mask=k_inside[:, None] & column_inside[None, :], other=0)
         acc = multiply(a, b, acc, PRECISION)
@@ -156,11 +155,11 @@ def conv_igemm_kernel(
     o_w = position_of(a_w, phase_w, AXES[2], TRANSPOSED)
     inside = row_inside[:, None] & column_inside[None, :]
     if RESIDUAL:
-        at = n * residual_strides[0] + o_d * residual_strides[2] + o_h * residual_strides[3] + o_w * residual_strides[4]
+        at = n * residual_strides[0] + within(o_d, o_h, o_w, residual_strides)
         at = at[:, None] + (channel * residual_strides[1])[None, :]
         acc += tl.load(residual + at, mask=inside, other=0).to(acc.dtype)
     acc = activate(acc, ALPHA, ACTIVATION)
-    at = n * y_strides[0] + o_d * y_strides[2] + o_h * y_strides[3] + o_w * y_strides[4]
+    at = n * y_strides[0] + within(o_d, o_h, o_w, y_strides)
     tl.store(y + at[:, None] + (channel * y_strides[1])[None, :], narrow(acc, y.dtype.element_ty), mask=inside)
 
 
@@ -176,16 +175,8 @@ def kind(dtype: torch.dtype, how: str) -> str:
     return "float64" if dtype == torch.float64 else how if dtype == torch.float32 else "half"
 
 
-def implicit_gemm(
-    x: Tensor,
-    w: Tensor,
-    y: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    residual: Tensor | None,
-    spec: ConvSpec,
-    transposed: bool,
-    how: str | None = None,
+def convolve(
+    x: Tensor, w: Tensor, y: Tensor, epilogue: Operands, spec: ConvSpec, transposed: bool, how: str | None
 ) -> None:
     """Fills y with fprop of (x, w), or with dgrad of (x = dy, w)."""
     axes, groups = conv_axes(spec, tuple(w.shape[2:])), spec.groups
@@ -195,65 +186,24 @@ def implicit_gemm(
     rows, dot = y.shape[0] * prod(longest), precision(x.dtype, how)
     tile = tiles.tile(kind(x.dtype, dot), rows, y_channels, groups * phases)
     tiles_m, tiles_n = triton.cdiv(rows, tile.m), triton.cdiv(y_channels, tile.n)
-    k, c, *taps = strides(w)
     launch(
         conv_igemm_kernel,
         tiles_m * tiles_n * groups * phases,
         x,
-        *(x, w, y, x if bias is None else bias, x if scale is None else scale, x if residual is None else residual),
-        *(x.shape[0], x_channels, y_channels, spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:]))),
-        *(tiles_m, tiles_n, groups, strides(x), strides(y), strides(y if residual is None else residual)),
-        (c, k, *taps) if transposed else (k, c, *taps),
-        (x_channels if transposed else y_channels) * k,
+        *(x, w, y, *epilogue.pointers(x), x.shape[0], x_channels, y_channels),
+        *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), tiles_m, tiles_n, groups),
+        *(strides(x), strides(y), epilogue.residual_strides(y), *filter_strides(w, transposed, groups)),
         AXES=axes,
         TRANSPOSED=transposed,
         FLAT=x_channels < tile.k,
         PRECISION=dot,
-        SCALE=scale is not None,
-        BIAS=bias is not None,
-        RESIDUAL=residual is not None,
-        ACTIVATION=spec.activation,
-        ALPHA=float(spec.alpha) if spec.activation else 0.0,
         M=tile.m,
         K=tile.k,
         COLUMNS=tile.n,
         GROUP=tile.group,
-        INDEX=index_type(x, w, y, residual),
+        INDEX=index_type(x, w, y, epilogue.residual),
         num_warps=tile.warps,
         num_stages=tile.stages,
         enable_fp_fusion=True,
+        **epilogue.meta(spec),
     )
-
-
-def fprop(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    residual: Tensor | None,
-    spec: ConvSpec,
-    channels_last: bool,
-    how: str | None = None,
-) -> Tensor:
-    out = conv_output_size(tuple(x.shape[2:]), tuple(w.shape[2:]), spec)
-    y = dense(x, (x.shape[0], w.shape[0], *out), channels_last)
-    if y.numel() > 0:
-        implicit_gemm(x, w, y, bias, scale, residual, spec, False, how)
-    return y
-
-
-def dgrad(
-    dy: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    residual: Tensor | None,
-    input_size: Sizes,
-    spec: ConvSpec,
-    channels_last: bool,
-    how: str | None = None,
-) -> Tensor:
-    dx = dense(dy, (dy.shape[0], w.shape[1] * spec.groups, *input_size), channels_last)
-    if dx.numel() > 0:
-        implicit_gemm(dy, w, dx, bias, scale, residual, spec, True, how)
-    return dx

@@ -20,9 +20,9 @@ from torch import Tensor
 from convkit.backends.triton import tiles
 from convkit.backends.triton.conv_axes import conv_axes
 from convkit.backends.triton.conv_igemm import kind, multiply, precision
-from convkit.backends.triton.launch import Sizes, dense, index_type, launch, spatial, strides
+from convkit.backends.triton.launch import index_type, launch, spatial, strides
 from convkit.backends.triton.sums import ordered_sum, sum_type
-from convkit.backends.triton.windows import narrow
+from convkit.backends.triton.windows import narrow, tap_at, volume_position, within
 from convkit.problem import ConvSpec
 
 
@@ -61,22 +61,17 @@ def conv_wgrad_kernel(
     filter_inside = filters < YC
     pair = (tile // tiles_m * COLUMNS + tl.arange(0, COLUMNS)).to(INDEX)
     c = pair % XC
-    s = pair // XC % AXES[2].kernel
-    r = pair // XC // AXES[2].kernel % AXES[1].kernel
-    t = pair // XC // (AXES[2].kernel * AXES[1].kernel)
+    t, r, s = tap_at(pair // XC, AXES[1].kernel, AXES[2].kernel)
     pair_inside = t < AXES[0].kernel
     k = group * YC + filters
-    x_pair = (group * XC + c) * x_strides[1] + t * AXES[0].dilation * x_strides[2]
-    x_pair += r * AXES[1].dilation * x_strides[3] + s * AXES[2].dilation * x_strides[4]
+    x_pair = (group * XC + c) * x_strides[1]
+    x_pair += within(t * AXES[0].dilation, r * AXES[1].dilation, s * AXES[2].dilation, x_strides)
     acc = tl.zeros((M, COLUMNS), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
     for step in range(0, chunk, K):
         i = split * chunk + step + tl.arange(0, K)
         inside = i < tl.minimum(count, (split + 1) * chunk)
-        q = i % out[2]
-        p = i // out[2] % out[1]
-        o = i // (out[2] * out[1]) % out[0]
-        n = i // (out[2] * out[1]) // out[0]
-        at = n * dy_strides[0] + o * dy_strides[2] + p * dy_strides[3] + q * dy_strides[4]
+        n, o, p, q = volume_position(i, out)
+        at = n * dy_strides[0] + within(o, p, q, dy_strides)
         there = filter_inside[:, None] & inside[None, :]
         a = tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0)
         base_d = o * AXES[0].stride - AXES[0].before
@@ -87,23 +82,19 @@ def conv_wgrad_kernel(
         w = base_w[:, None] + (s * AXES[2].dilation)[None, :]
         there = (d >= 0) & (d < size[0]) & (h >= 0) & (h < size[1]) & (w >= 0) & (w < size[2])
         there = there & inside[:, None] & pair_inside[None, :]
-        at = n * x_strides[0] + base_d * x_strides[2] + base_h * x_strides[3] + base_w * x_strides[4]
+        at = n * x_strides[0] + within(base_d, base_h, base_w, x_strides)
         b = tl.load(x + at[:, None] + x_pair[None, :], mask=there, other=0)
         acc = multiply(a, b, acc, PRECISION)
-    at = c * w_strides[1] + t * w_strides[2] + r * w_strides[3] + s * w_strides[4]
+    at = c * w_strides[1] + within(t, r, s, w_strides)
     at = split * split_stride + (k * w_strides[0])[:, None] + at[None, :]
     tl.store(dw + at, narrow(acc, dw.dtype.element_ty), mask=filter_inside[:, None] & pair_inside[None, :])
 
 
-def wgrad(
-    dy: Tensor, x: Tensor, kernel_size: Sizes, spec: ConvSpec, channels_last: bool, how: str | None = None
-) -> Tensor:
-    groups, out = spec.groups, spatial(tuple(dy.shape[2:]))
-    x_channels, filters = x.shape[1] // groups, dy.shape[1] // groups
-    dw = dense(dy, (dy.shape[1], x_channels, *kernel_size), channels_last)
+def wgrad(dy: Tensor, x: Tensor, dw: Tensor, spec: ConvSpec, how: str | None) -> None:
+    """Fills dw."""
+    kernel_size, groups, out = tuple(dw.shape[2:]), spec.groups, spatial(tuple(dy.shape[2:]))
+    x_channels, filters = dw.shape[1], dy.shape[1] // groups
     count, pairs = dy.shape[0] * prod(out), x_channels * prod(kernel_size)
-    if dw.numel() == 0 or count == 0:
-        return dw.zero_()
     dot = precision(x.dtype, how)
     tile = tiles.tile(kind(x.dtype, dot), filters, pairs, tiles.PROGRAMS)  # splits make programs
     tiles_m, tiles_n = triton.cdiv(filters, tile.m), triton.cdiv(pairs, tile.n)
@@ -115,7 +106,7 @@ def wgrad(
         dy,
         *(dy, x, partial, count, chunk, x_channels, filters, spatial(tuple(x.shape[2:])), out),
         *(tiles_m, tiles_n, groups, strides(dy), strides(x), strides(dw), dw.numel()),
-        AXES=conv_axes(spec, tuple(kernel_size)),
+        AXES=conv_axes(spec, kernel_size),
         PRECISION=dot,
         M=tile.m,
         K=tile.k,
@@ -127,4 +118,3 @@ def wgrad(
     )
     if splits > 1:
         ordered_sum(partial, dw)
-    return dw

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from convkit.backends.triton import conv_direct, conv_igemm, tiles
-from convkit.backends.triton.conv_wgrad import wgrad as split_wgrad
-from convkit.backends.triton.launch import Sizes
-from convkit.problem import ConvSpec
+from convkit.backends.triton import conv_wgrad as igemm_wgrad
+from convkit.backends.triton.epilogue import Operands
+from convkit.backends.triton.launch import Sizes, dense
+from convkit.problem import ConvSpec, conv_output_size
 
 
-def _how(spec: ConvSpec, channels: int, filters: int) -> tuple[bool, dict[str, Any]]:
-    """(by definition?, the product's precision)."""
+def _how(spec: ConvSpec, channels: int, filters: int) -> tuple[bool, str | None]:
+    """(by definition?, the product's precision where it is named)."""
     name = tiles.algorithm(spec.algorithm, spec.groups, channels, filters)
-    return name == "conv_direct", {"how": "tf32x3"} if name == "conv_igemm_tf32x3" else {}
+    return name == "conv_direct", "tf32x3" if name == "conv_igemm_tf32x3" else None
+
+
+def _convolve(
+    x: Tensor, w: Tensor, y: Tensor, epilogue: Operands, spec: ConvSpec, channels_last: bool, transposed: bool
+) -> Tensor:
+    direct, how = _how(spec, w.shape[1], w.shape[0] // spec.groups)
+    if direct:
+        conv_direct.convolve(x, w, y, epilogue, spec, channels_last, transposed)
+    elif y.numel() > 0:
+        conv_igemm.convolve(x, w, y, epilogue, spec, transposed, how)
+    return y
 
 
 def conv_fprop(
@@ -27,9 +37,9 @@ def conv_fprop(
     spec: ConvSpec,
     channels_last: bool,
 ) -> Tensor:
-    direct, how = _how(spec, w.shape[1], w.shape[0] // spec.groups)
-    run: Any = conv_direct.fprop if direct else conv_igemm.fprop
-    return run(x, w, bias, scale, residual, spec, channels_last, **how)
+    out = conv_output_size(tuple(x.shape[2:]), tuple(w.shape[2:]), spec)
+    y = dense(x, (x.shape[0], w.shape[0], *out), channels_last)
+    return _convolve(x, w, y, Operands(bias, scale, residual), spec, channels_last, False)
 
 
 def conv_dgrad(
@@ -42,12 +52,17 @@ def conv_dgrad(
     spec: ConvSpec,
     channels_last: bool,
 ) -> Tensor:
-    direct, how = _how(spec, w.shape[1], w.shape[0] // spec.groups)
-    run: Any = conv_direct.dgrad if direct else conv_igemm.dgrad
-    return run(dy, w, bias, scale, residual, input_size, spec, channels_last, **how)
+    dx = dense(dy, (dy.shape[0], w.shape[1] * spec.groups, *input_size), channels_last)
+    return _convolve(dy, w, dx, Operands(bias, scale, residual), spec, channels_last, True)
 
 
 def conv_wgrad(dy: Tensor, x: Tensor, kernel_size: Sizes, spec: ConvSpec, channels_last: bool) -> Tensor:
-    direct, how = _how(spec, x.shape[1] // spec.groups, dy.shape[1] // spec.groups)
-    run: Any = conv_direct.wgrad if direct else split_wgrad
-    return run(dy, x, kernel_size, spec, channels_last, **how)
+    dw = dense(dy, (dy.shape[1], x.shape[1] // spec.groups, *kernel_size), channels_last)
+    if dw.numel() == 0 or dy.numel() == 0:
+        return dw.zero_()
+    direct, how = _how(spec, dw.shape[1], dw.shape[0] // spec.groups)
+    if direct:
+        conv_direct.wgrad(dy, x, dw, spec)
+    else:
+        igemm_wgrad.wgrad(dy, x, dw, spec, how)
+    return dw

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from convkit.problem import ACTIVATIONS
+from convkit.backends.triton.launch import strides
+from convkit.problem import ACTIVATIONS, ConvSpec
 
 _RELU: tl.constexpr = tl.constexpr(ACTIVATIONS.index("relu"))
 _LEAKY_RELU: tl.constexpr = tl.constexpr(ACTIVATIONS.index("leaky_relu"))
@@ -57,3 +61,28 @@ def per_channel(v, scale, bias, channels, inside, SCALE: tl.constexpr, BIAS: tl.
     if BIAS:
         v = v + tl.load(bias + channels, mask=inside, other=0).to(v.dtype)
     return v
+
+
+class Operands(NamedTuple):
+    """What the epilogue reads beside the result, where it does."""
+
+    bias: Tensor | None = None
+    scale: Tensor | None = None
+    residual: Tensor | None = None
+
+    def pointers(self, any_tensor: Tensor) -> tuple[Tensor, ...]:
+        """bias, scale and residual; in the place of one that is not there, a tensor that nothing is read from."""
+        return tuple(any_tensor if t is None else t for t in self)
+
+    def residual_strides(self, y: Tensor) -> tuple[int, ...]:
+        return strides(y if self.residual is None else self.residual)
+
+    def meta(self, spec: ConvSpec) -> dict[str, Any]:
+        """The kernels' constants."""
+        return {
+            "SCALE": self.scale is not None,
+            "BIAS": self.bias is not None,
+            "RESIDUAL": self.residual is not None,
+            "ACTIVATION": spec.activation,
+            "ALPHA": float(spec.alpha) if spec.activation else 0.0,
+        }

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from convkit.backends.layout import result_strides
+from convkit.backends.triton import tiles
 
 Sizes = tuple[int, ...]
 
@@ -77,3 +78,20 @@ def launch(kernel: Any, programs: int, like: Tensor, *args: Any, **meta: Any) ->
             runner(kernel, (programs,), *args, **meta)
     else:
         runner(kernel, (programs,), *args, **meta)
+
+
+def each_element(kernel: Any, result: Tensor, tensors: tuple[Tensor | None, ...], *args: Any, **meta: Any) -> None:
+    """Runs a kernel that computes a result one element per lane; ``tensors`` are all that it counts positions in."""
+    count = result.numel()
+    if count > 0:
+        block = tiles.block(count)
+        launch(
+            kernel,
+            triton.cdiv(count, block.size),
+            result,
+            *args,
+            BLOCK=block.size,
+            INDEX=index_type(*tensors),
+            num_warps=block.warps,
+            **meta,
+        )

@@ -10,15 +10,28 @@ Limits    p = 1, 2, 3 multiply; other powers are exp2(p log2 |x|) in float64, wh
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from convkit.backends.triton import tiles
 from convkit.backends.triton.avg_pool import divisor
-from convkit.backends.triton.launch import dense, index_type, launch, spatial, strides
-from convkit.backends.triton.windows import axes, narrow, place, positions, readers, span, tap_of, widen
+from convkit.backends.triton.launch import dense
+from convkit.backends.triton.windows import (
+    element_of,
+    narrow,
+    over_windows,
+    place,
+    plane_at,
+    positions,
+    reader_of,
+    readers_of,
+    widen,
+    window_of,
+    within,
+)
 from convkit.problem import PoolSpec, pool_output_size
 
 
@@ -89,42 +102,33 @@ def lp_pool_kernel(
     i = positions(BLOCK, INDEX)
     inside = i < count
     n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
-    d0, d1 = span(o, size[0], out[0], AXES[0])
-    h0, h1 = span(p, size[1], out[1], AXES[1])
-    w0, w1 = span(q, size[2], out[2], AXES[2])
-    plane = x + n * x_strides[0] + c * x_strides[1]
+    start, end = window_of(o, p, q, size, out, AXES)
+    plane = x + plane_at(n, c, x_strides)
     e = exponent_of(exponent, P)
     positive = e > 0
     extreme = tl.where(positive, 0.0, float("inf")).to(tl.float32) + tl.zeros((BLOCK,), tl.float32)
     if NORM:
-        for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
-            d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
-            h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
-            w = w0 + tap % AXES[2].kernel * AXES[2].dilation
-            there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
-            at = d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
-            a = tl.abs(widen(tl.load(plane + at, mask=there, other=0)))
+        for tap in range(AXES.taps):
+            d, h, w, there = element_of(tap, start, end, AXES)
+            there &= inside
+            a = tl.abs(widen(tl.load(plane + within(d, h, w, x_strides), mask=there, other=0)))
             take = there & (tl.where(positive, a > extreme, a < extreme) | (a != a))
             extreme = tl.where(take, a, extreme)  # nothing beats a NaN
     ordinary = (extreme > 0) & (extreme < float("inf"))
     unit = tl.where(ordinary, extreme, 1.0)
     total = tl.zeros((BLOCK,), tl.float32)
-    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
-        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
-        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
-        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
-        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
-        at = d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
-        v = widen(tl.load(plane + at, mask=there, other=0))
+    for tap in range(AXES.taps):
+        d, h, w, there = element_of(tap, start, end, AXES)
+        there &= inside
+        v = widen(tl.load(plane + within(d, h, w, x_strides), mask=there, other=0))
         if NORM:
             v = tl.div_rn(tl.abs(v), unit)
         total += tl.where(there, raised(v, e, P), 0.0)
     if NORM:
         result = tl.where(ordinary, extreme * rooted(total, e, P), extreme)
     else:
-        taps: tl.constexpr = AXES[0].kernel * AXES[1].kernel * AXES[2].kernel
         by = divisor(o, p, q, size, out, AXES, True, 0).to(tl.float32)
-        total = total * tl.div_rn(tl.full((BLOCK,), taps, tl.float32), by)
+        total = total * tl.div_rn(tl.full((BLOCK,), AXES.taps, tl.float32), by)
         total = tl.where(tl.abs(total) > LARGEST, tl.where(total > 0, float("inf"), -float("inf")), total)
         result = rooted(total + 0.0, e, P)
     tl.store(y + i, narrow(result, y.dtype.element_ty), mask=inside)
@@ -154,28 +158,18 @@ def lp_pool_bwd_kernel(
     i = positions(BLOCK, INDEX)
     inside = i < count
     n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
-    o0, o1 = readers(d, size[0], out[0], AXES[0])
-    p0, p1 = readers(h, size[1], out[1], AXES[1])
-    q0, q1 = readers(w, size[2], out[2], AXES[2])
-    at = n * x_strides[0] + c * x_strides[1] + d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
+    begin, end = readers_of(d, h, w, size, out, AXES)
+    at = plane_at(n, c, x_strides) + within(d, h, w, x_strides)
     element = widen(tl.load(x + at, mask=inside, other=0))
-    dy_plane = dy + n * dy_strides[0] + c * dy_strides[1]
-    y_plane = y + n * y_strides[0] + c * y_strides[1]
+    dy_plane = dy + plane_at(n, c, dy_strides)
+    y_plane = y + plane_at(n, c, y_strides)
     e = exponent_of(exponent, P)
-    taps: tl.constexpr = AXES[0].kernel * AXES[1].kernel * AXES[2].kernel
     total = tl.zeros((BLOCK,), tl.float32)
-    for reader in range(AXES[0].covering * AXES[1].covering * AXES[2].covering):
-        o = o0 + reader // (AXES[1].covering * AXES[2].covering)
-        p = p0 + reader // AXES[2].covering % AXES[1].covering
-        q = q0 + reader % AXES[2].covering
-        there = inside & (o < o1) & (p < p1) & (q < q1)
-        there &= tap_of(d, o, size[0], out[0], AXES[0])[1]
-        there &= tap_of(h, p, size[1], out[1], AXES[1])[1]
-        there &= tap_of(w, q, size[2], out[2], AXES[2])[1]
-        at = o * dy_strides[2] + p * dy_strides[3] + q * dy_strides[4]
-        g = widen(tl.load(dy_plane + at, mask=there, other=0))
-        root_at = o * y_strides[2] + p * y_strides[3] + q * y_strides[4]
-        root = widen(tl.load(y_plane + root_at, mask=there, other=1))
+    for reader in range(AXES.covering):
+        o, p, q, _, there = reader_of(reader, begin, end, d, h, w, size, out, AXES)
+        there &= inside
+        g = widen(tl.load(dy_plane + within(o, p, q, dy_strides), mask=there, other=0))
+        root = widen(tl.load(y_plane + within(o, p, q, y_strides), mask=there, other=1))
         if NORM:
             a = tl.abs(element)
             ratio = tl.where(a == root, 1.0, tl.div_rn(a, tl.where(root == 0, 1.0, root)))
@@ -184,7 +178,7 @@ def lp_pool_bwd_kernel(
             share = g * tl.where((element == 0) | (root == 0), 0.0, slope)
         else:
             by = divisor(o, p, q, size, out, AXES, True, 0).to(tl.float32)
-            share = g * power(root, 1.0 - e).to(tl.float32) * tl.div_rn(tl.full((BLOCK,), taps, tl.float32), by)
+            share = g * power(root, 1.0 - e).to(tl.float32) * tl.div_rn(tl.full((BLOCK,), AXES.taps, tl.float32), by)
             share = tl.where((root == 0) | ((e < 0) & (root == float("inf"))), 0.0, share)
         total += tl.where(there, share, 0.0)
     if not NORM:
@@ -192,27 +186,22 @@ def lp_pool_bwd_kernel(
     tl.store(dx + i, narrow(total, dx.dtype.element_ty), mask=inside)
 
 
+_UNKNOWN = float("nan")  # one object: a key of caches, in which no NaN equals another
+
+
+def _power(exponent: Tensor | None, x: Tensor, p: float, norm: bool) -> tuple[Tensor, dict[str, Any]]:
+    """(the tensor to read p from, or any; how the kernels know p)."""
+    known = exponent is None
+    return (x if exponent is None else exponent), {"P": float(p) if known else _UNKNOWN, "NORM": norm}
+
+
 def lp_pool(x: Tensor, exponent: Tensor | None, spec: PoolSpec, p: float, norm: bool, channels_last: bool) -> Tensor:
     size = tuple(x.shape[2:])
     out = pool_output_size(size, spec)
     y = dense(x, (*x.shape[:2], *out), channels_last)
-    if y.numel() > 0:
-        block = tiles.block(y.numel())
-        launch(
-            lp_pool_kernel,
-            triton.cdiv(y.numel(), block.size),
-            x,
-            *(x, x if exponent is None else exponent, y, y.numel(), x.shape[1]),
-            *(spatial(size), spatial(out), strides(x)),
-            AXES=axes(spec, size, out),
-            CHANNELS_LAST=channels_last,
-            P=float(p) if exponent is None else float("nan"),
-            NORM=norm,
-            LARGEST=torch.finfo(x.dtype).max,
-            BLOCK=block.size,
-            INDEX=index_type(x, y),
-            num_warps=block.warps,
-        )
+    source, meta = _power(exponent, x, p, norm)
+    meta["LARGEST"] = torch.finfo(x.dtype).max
+    over_windows(lp_pool_kernel, y, (x, source, y), (x,), spec, size, out, channels_last, **meta)
     return y
 
 
@@ -228,20 +217,7 @@ def lp_pool_bwd(
 ) -> Tensor:
     size, out = tuple(x.shape[2:]), tuple(dy.shape[2:])
     dx = dense(dy, tuple(x.shape), channels_last)
-    if dx.numel() > 0:
-        block = tiles.block(dx.numel())
-        launch(
-            lp_pool_bwd_kernel,
-            triton.cdiv(dx.numel(), block.size),
-            dy,
-            *(dy, x, y, x if exponent is None else exponent, dx, dx.numel(), x.shape[1]),
-            *(spatial(size), spatial(out), strides(dy), strides(x), strides(y)),
-            AXES=axes(spec, size, out),
-            CHANNELS_LAST=channels_last,
-            P=float(p) if exponent is None else float("nan"),
-            NORM=norm,
-            BLOCK=block.size,
-            INDEX=index_type(dy, x, y, dx),
-            num_warps=block.warps,
-        )
+    source, meta = _power(exponent, x, p, norm)
+    pointers, strided = (dy, x, y, source, dx), (dy, x, y)
+    over_windows(lp_pool_bwd_kernel, dx, pointers, strided, spec, size, out, channels_last, **meta)
     return dx

@@ -16,16 +16,27 @@ import triton.language as tl
 from torch import Tensor
 
 from convkit.backends.layout import OFFSET_DTYPES
-from convkit.backends.triton import tiles
-from convkit.backends.triton.launch import dense, index_type, launch, spatial, strides
-from convkit.backends.triton.windows import axes, narrow, place, positions, readers, span, tap_of, widen
+from convkit.backends.triton.launch import dense
+from convkit.backends.triton.windows import (
+    element_of,
+    narrow,
+    over_windows,
+    place,
+    plane_at,
+    positions,
+    reader_of,
+    readers_of,
+    widen,
+    window_of,
+    within,
+)
 from convkit.problem import PoolSpec, offset_bytes, pool_output_size
 
 
 @triton.jit
 def weight(plane, there, d, h, w, x_strides):
     """What an element weighs: itself where it is positive or NaN, else 0."""
-    v = widen(tl.load(plane + d * x_strides[2] + h * x_strides[3] + w * x_strides[4], mask=there, other=0))
+    v = widen(tl.load(plane + within(d, h, w, x_strides), mask=there, other=0))
     return tl.where(v <= 0, 0.0, v)
 
 
@@ -49,16 +60,12 @@ def stochastic_pool_kernel(
     i = positions(BLOCK, INDEX)
     inside = i < count
     n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
-    d0, d1 = span(o, size[0], out[0], AXES[0])
-    h0, h1 = span(p, size[1], out[1], AXES[1])
-    w0, w1 = span(q, size[2], out[2], AXES[2])
-    plane = x + n * x_strides[0] + c * x_strides[1]
+    start, end = window_of(o, p, q, size, out, AXES)
+    plane = x + plane_at(n, c, x_strides)
     total = widen(tl.zeros((BLOCK,), x.dtype.element_ty))
-    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
-        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
-        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
-        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
-        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+    for tap in range(AXES.taps):
+        d, h, w, there = element_of(tap, start, end, AXES)
+        there &= inside
         total += weight(plane, there, d, h, w, x_strides)
     # The draw belongs to the position in a contiguous result, whatever the layout.
     address = (((n.to(tl.int64) * C + c) * out[0] + o) * out[1] + p) * out[2] + q
@@ -69,11 +76,9 @@ def stochastic_pool_kernel(
     cumulative = tl.zeros_like(total)
     drawn = tl.zeros_like(total)
     chosen = tl.full((BLOCK,), -1, tl.int32)
-    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
-        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
-        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
-        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
-        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+    for tap in range(AXES.taps):
+        d, h, w, there = element_of(tap, start, end, AXES)
+        there &= inside
         v = weight(plane, there, d, h, w, x_strides)
         take = ((cumulative <= threshold) & (v > 0)) | (v != v)  # the last NaN wins
         drawn = tl.where(take, v, drawn)
@@ -102,17 +107,13 @@ def stochastic_mean_kernel(
     i = positions(BLOCK, INDEX)
     inside = i < count
     n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
-    d0, d1 = span(o, size[0], out[0], AXES[0])
-    h0, h1 = span(p, size[1], out[1], AXES[1])
-    w0, w1 = span(q, size[2], out[2], AXES[2])
-    plane = x + n * x_strides[0] + c * x_strides[1]
+    start, end = window_of(o, p, q, size, out, AXES)
+    plane = x + plane_at(n, c, x_strides)
     total = tl.zeros((BLOCK,), tl.float64)
     squares = tl.zeros((BLOCK,), tl.float64)
-    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
-        d = d0 + tap // (AXES[1].kernel * AXES[2].kernel) * AXES[0].dilation
-        h = h0 + tap // AXES[2].kernel % AXES[1].kernel * AXES[1].dilation
-        w = w0 + tap % AXES[2].kernel * AXES[2].dilation
-        there = inside & (d >= 0) & (d < d1) & (h >= 0) & (h < h1) & (w >= 0) & (w < w1)
+    for tap in range(AXES.taps):
+        d, h, w, there = element_of(tap, start, end, AXES)
+        there &= inside
         v = weight(plane, there, d, h, w, x_strides).to(tl.float64)
         total += v
         squares += v * v
@@ -145,27 +146,18 @@ def stochastic_mean_bwd_kernel(
     i = positions(BLOCK, INDEX)
     inside = i < count
     n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
-    o0, o1 = readers(d, size[0], out[0], AXES[0])
-    p0, p1 = readers(h, size[1], out[1], AXES[1])
-    q0, q1 = readers(w, size[2], out[2], AXES[2])
-    at = n * x_strides[0] + c * x_strides[1] + d * x_strides[2] + h * x_strides[3] + w * x_strides[4]
+    begin, end = readers_of(d, h, w, size, out, AXES)
+    at = plane_at(n, c, x_strides) + within(d, h, w, x_strides)
     element = tl.load(x + at, mask=inside, other=0)
     element = widen(element).to(tl.float64)
-    dy_plane = dy + n * dy_strides[0] + c * dy_strides[1]
-    y_plane = y + n * y_strides[0] + c * y_strides[1]
+    dy_plane = dy + plane_at(n, c, dy_strides)
+    y_plane = y + plane_at(n, c, y_strides)
     total = tl.zeros((BLOCK,), tl.float64)
-    for reader in range(AXES[0].covering * AXES[1].covering * AXES[2].covering):
-        o = o0 + reader // (AXES[1].covering * AXES[2].covering)
-        p = p0 + reader // AXES[2].covering % AXES[1].covering
-        q = q0 + reader % AXES[2].covering
-        there = inside & (o < o1) & (p < p1) & (q < q1) & ~(element <= 0)
-        there &= tap_of(d, o, size[0], out[0], AXES[0])[1]
-        there &= tap_of(h, p, size[1], out[1], AXES[1])[1]
-        there &= tap_of(w, q, size[2], out[2], AXES[2])[1]
-        at = o * dy_strides[2] + p * dy_strides[3] + q * dy_strides[4]
-        g = widen(tl.load(dy_plane + at, mask=there, other=0)).to(tl.float64)
-        mean_at = o * y_strides[2] + p * y_strides[3] + q * y_strides[4]
-        mean = widen(tl.load(y_plane + mean_at, mask=there, other=0)).to(tl.float64)
+    for reader in range(AXES.covering):
+        o, p, q, _, there = reader_of(reader, begin, end, d, h, w, size, out, AXES)
+        there &= inside & ~(element <= 0)
+        g = widen(tl.load(dy_plane + within(o, p, q, dy_strides), mask=there, other=0)).to(tl.float64)
+        mean = widen(tl.load(y_plane + within(o, p, q, y_strides), mask=there, other=0)).to(tl.float64)
         sum_at = (((n * C + c) * out[0] + o) * out[1] + p) * out[2] + q  # sums lie contiguously
         weights = tl.load(sums + sum_at, mask=there, other=1)
         total += tl.where(there, g * ((2.0 * element - mean) / weights), 0.0)
@@ -178,39 +170,15 @@ def stochastic_pool(x: Tensor, seed: Tensor, spec: PoolSpec, channels_last: bool
     shape = (*x.shape[:2], *out)
     y = dense(x, shape, channels_last)
     offsets = dense(x, shape, channels_last, OFFSET_DTYPES[offset_bytes(spec.kernel_size)])
-    if y.numel() > 0:
-        block = tiles.block(y.numel())
-        launch(
-            stochastic_pool_kernel,
-            triton.cdiv(y.numel(), block.size),
-            x,
-            *(x, seed, y, offsets, y.numel(), x.shape[1], spatial(size), spatial(out), strides(x)),
-            AXES=axes(spec, size, out),
-            CHANNELS_LAST=channels_last,
-            LARGEST=torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).max,
-            BLOCK=block.size,
-            INDEX=index_type(x, y),
-            num_warps=block.warps,
-        )
+    largest = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).max
+    pointers = (x, seed, y, offsets)
+    over_windows(stochastic_pool_kernel, y, pointers, (x,), spec, size, out, channels_last, LARGEST=largest)
     return y, offsets
 
 
 def _windows(x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool, sums: bool) -> None:
     size, out = tuple(x.shape[2:]), tuple(y.shape[2:])
-    if y.numel() > 0:
-        block = tiles.block(y.numel())
-        launch(
-            stochastic_mean_kernel,
-            triton.cdiv(y.numel(), block.size),
-            x,
-            *(x, y, y.numel(), x.shape[1], spatial(size), spatial(out), strides(x)),
-            AXES=axes(spec, size, out),
-            CHANNELS_LAST=channels_last,
-            SUMS=sums,
-            BLOCK=block.size,
-            INDEX=index_type(x, y),
-            num_warps=block.warps,
-        )
+    over_windows(stochastic_mean_kernel, y, (x, y), (x,), spec, size, out, channels_last, SUMS=sums)
 
 
 def stochastic_mean(x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
@@ -222,20 +190,8 @@ def stochastic_mean(x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
 def stochastic_mean_bwd(dy: Tensor, x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
     size, out = tuple(x.shape[2:]), tuple(y.shape[2:])
     dx = dense(dy, tuple(x.shape), channels_last)
-    if dx.numel() > 0:
-        sums = dense(x, tuple(y.shape), False, torch.float64)
-        _windows(x, sums, spec, False, True)
-        block = tiles.block(dx.numel())
-        launch(
-            stochastic_mean_bwd_kernel,
-            triton.cdiv(dx.numel(), block.size),
-            dy,
-            *(dy, x, y, sums, dx, dx.numel(), x.shape[1], spatial(size), spatial(out)),
-            *(strides(dy), strides(x), strides(y)),
-            AXES=axes(spec, size, out),
-            CHANNELS_LAST=channels_last,
-            BLOCK=block.size,
-            INDEX=index_type(dy, x, y, sums, dx),
-            num_warps=block.warps,
-        )
+    sums = dense(x, tuple(y.shape), False, torch.float64)
+    _windows(x, sums, spec, False, True)
+    pointers, strided = (dy, x, y, sums, dx), (dy, x, y)
+    over_windows(stochastic_mean_bwd_kernel, dx, pointers, strided, spec, size, out, channels_last)
     return dx

@@ -17,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from convkit.backends.triton import tiles
-from convkit.backends.triton.launch import index_type, launch, spatial, strides
-from convkit.backends.triton.windows import narrow, positions
+from convkit.backends.triton.launch import each_element, index_type, launch, spatial, strides
+from convkit.backends.triton.windows import narrow, positions, volume_position, within
 
 
 @triton.jit
@@ -38,17 +38,7 @@ def sum_type(dtype: torch.dtype) -> torch.dtype:
 
 def ordered_sum(partial: Tensor, y: Tensor) -> None:
     """y, as it lies in memory, = the sum of the rows of ``partial``."""
-    block = tiles.block(y.numel())
-    launch(
-        ordered_sum_kernel,
-        triton.cdiv(y.numel(), block.size),
-        y,
-        *(partial, y, y.numel()),
-        SPLITS=partial.shape[0],
-        BLOCK=block.size,
-        INDEX=index_type(partial),
-        num_warps=block.warps,
-    )
+    each_element(ordered_sum_kernel, y, (partial,), partial, y, y.numel(), SPLITS=partial.shape[0])
 
 
 @triton.jit
@@ -71,11 +61,8 @@ def conv_bgrad_kernel(
     for step in range(0, chunk, BLOCK):
         i = split.to(INDEX) * chunk + step + tl.arange(0, BLOCK)
         inside = i < tl.minimum(count, (split.to(INDEX) + 1) * chunk)
-        w = i % size[2]
-        h = i // size[2] % size[1]
-        d = i // (size[2] * size[1]) % size[0]
-        n = i // (size[2] * size[1]) // size[0]
-        at = n * dy_strides[0] + d * dy_strides[2] + h * dy_strides[3] + w * dy_strides[4]
+        n, d, h, w = volume_position(i, size)
+        at = n * dy_strides[0] + within(d, h, w, dy_strides)
         there = (k < channels)[:, None] & inside[None, :]
         total += tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0).to(total.dtype)
     tl.store(partial + split * channels + k, tl.sum(total, 1), mask=k < channels)
