@@ -20,6 +20,7 @@ from convkit.backends.triton import tiles
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
+from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
 from convkit.testing.layouts import LAYOUTS
 from convkit.testing.oracle import (
     Call,
@@ -155,6 +156,34 @@ def test_triton_pool(case: PoolCase, dtype: torch.dtype, layout: str, triton: Ba
             continue
         if DEVICE == "cuda" or not slow(case, call.op):
             assert_right(call, triton, reference)
+
+
+#: Those of many positions or taps only where kernels are compiled; long_random has what they have.
+FLAT = tuple(c for c in INDICES if DEVICE == "cuda" or c.name not in ("few_planes", "long_run"))
+STARTED = tuple(c for c in FRACTIONAL if DEVICE == "cuda" or c.name != "large_window")
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), forms(FLAT, 1))
+def test_triton_flat_indices(
+    case: IndexCase, dtype: torch.dtype, layout: str, triton: Backend, reference: Backend
+) -> None:
+    for call in index_calls(case, dtype, layout):
+        assert_right(call, triton, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), forms(STARTED, 1))
+def test_triton_fractional_pool(
+    case: FractionalCase, dtype: torch.dtype, layout: str, triton: Backend, reference: Backend
+) -> None:
+    for call in fractional_calls(case, dtype, layout) + fractional_calls(case, dtype, layout, exact=True)[:1]:
+        assert_right(call, triton, reference)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU the index ends the kernel, and with it the process's work")
+def test_triton_writes_nothing_for_an_index_outside_of_its_plane(triton: Backend) -> None:
+    x, indices = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), torch.tensor([[[4, -1, 2, 2**40]]])
+    y = triton.max_unpool(x=x, indices=indices, output_size=(4,), channels_last=False)
+    assert y.tolist() == [[[0.0, 0.0, 3.0, 0.0]]]
 
 
 @pytest.mark.parametrize("dtype", (torch.uint8, torch.int16, torch.int64), ids=short)

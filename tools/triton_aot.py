@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -57,6 +58,7 @@ class Kernel(NamedTuple):
     stack: int
     spilled: int
     instruction: str
+    asserts: bool
 
 
 def jobs() -> Iterator[Job]:
@@ -69,22 +71,26 @@ def jobs() -> Iterator[Job]:
                 for tile in tiles.TILES[kind]:
                     for op in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
                         yield Job(op, dtype, "channels_last", arch, precision, tile)
+            precision = "tf32" if dtype == "float32" else ""
             for layout in ("contiguous", "channels_last"):  # and what has no tile
                 for op in ("depthwise", "first layer", "pools"):
-                    yield Job(op, dtype, layout, arch, "tf32" if dtype == "float32" else "", None)
+                    yield Job(op, dtype, layout, arch, precision, None)
+            for op in ("powers", "flat", "wide"):
+                yield Job(op, dtype, "channels_last", arch, precision, None)
 
 
 def launches(job: Job) -> None:
-    """Calls the backend as a user would; sizes are only those that decide which kernel is built."""
+    """Calls the backend as a user would, on tensors without memory; sizes decide which kernel is built."""
     from convkit.backends.triton import operations
 
-    def tensor(*size: int) -> torch.Tensor:
+    def tensor(*size: int, dtype: torch.dtype = DTYPES[job.dtype]) -> torch.Tensor:
         format = torch.channels_last if job.layout == "channels_last" else torch.contiguous_format
-        return torch.empty(size, dtype=DTYPES[job.dtype]).to(memory_format=format)
+        return torch.empty(size, dtype=dtype, device="meta").to(memory_format=format)
 
     last = job.layout == "channels_last"
     algorithm = tiles.ALGORITHMS.index("conv_igemm_tf32x3") + 1 if job.precision == "tf32x3" else 0
     plain = ConvSpec((1, 1), (1, 1), (1, 1), (1, 1), algorithm=algorithm)
+    window = PoolSpec((3, 3), (2, 2), (1, 1), (1, 1), (1, 1))
     torch.backends.cudnn.allow_tf32 = job.precision == "tf32"
     none = (None, None, None)
     if job.op == "conv_fprop":
@@ -101,18 +107,41 @@ def launches(job: Job) -> None:
         operations.conv_dgrad(x, w, *none, (32, 32), depthwise, last)
         operations.conv_wgrad(x, x, (3, 3), depthwise, last)
     elif job.op == "first layer":
-        bias = torch.empty(64, dtype=DTYPES[job.dtype])
+        bias = torch.empty(64, dtype=DTYPES[job.dtype], device="meta")
         stem = ConvSpec((2, 2), (3, 3), (3, 3), (1, 1), activation=1)
         operations.conv_fprop(tensor(2, 3, 64, 64), tensor(64, 3, 7, 7), bias, bias, tensor(2, 64, 32, 32), stem, last)
         operations.conv_bgrad(tensor(2, 64, 32, 32))
-    else:
-        spec = PoolSpec((3, 3), (2, 2), (1, 1), (1, 1), (1, 1))
+    elif job.op == "pools":
         x = tensor(32, 64, 32, 32)
-        y, offsets = operations.max_pool(x, spec, True, last)
-        operations.pool_select(x, offsets, spec, last)
-        operations.pool_select_bwd(y, offsets, (32, 32), spec, last)
-        operations.pool_indices(offsets, (32, 32), spec, last)
-        operations.avg_pool_bwd(operations.avg_pool(x, spec, last), (32, 32), spec, last)
+        y, offsets = operations.max_pool(x, window, True, last)
+        operations.pool_select(x, offsets, window, last)
+        operations.pool_select_bwd(y, offsets, (32, 32), window, last)
+        operations.pool_indices(offsets, (32, 32), window, last)
+        operations.avg_pool_bwd(operations.avg_pool(x, window, last), (32, 32), window, last)
+        adaptive = PoolSpec((5, 5), (1, 1), (0, 0), (0, 0), (1, 1), output_size=(7, 7))
+        operations.avg_pool_bwd(operations.avg_pool(x, adaptive, last), (32, 32), adaptive, last)
+    elif job.op == "powers":
+        x, seed = tensor(32, 64, 32, 32), torch.empty((), dtype=torch.int64, device="meta")
+        y, _ = operations.stochastic_pool(x, seed, window, last)
+        operations.stochastic_mean_bwd(operations.stochastic_mean(x, window, last), x, y, window, last)
+        for p, norm in ((2.0, False), (2.5, True)) if job.dtype != "float64" else ():
+            operations.lp_pool_bwd(
+                operations.lp_pool(x, None, window, p, norm, last), x, y, None, window, p, norm, last
+            )
+    elif job.op == "flat":
+        x, small = tensor(32, 64, 32, 32), tensor(32, 64, 16, 16)
+        indices = tensor(32, 64, 16, 16, dtype=torch.int64)
+        operations.max_unpool(small, indices, (32, 32), last)
+        operations.plane_gather(x, indices, last)
+        operations.plane_scatter(small, indices, (32, 32), last)
+        samples = torch.empty((32, 64, 2), dtype=x.dtype, device="meta")
+        operations.fractional_max_pool(x, samples, (2, 2), (17, 17), True, last)
+    else:  # more positions than 32 bits count
+        x = tensor(4096, 512, 32, 32)
+        y = operations.conv_fprop(x, tensor(64, 512, 3, 3), *none, plain, last)
+        operations.conv_wgrad(y, x, (3, 3), plain, last)
+        y, offsets = operations.max_pool(x, window, True, last)
+        operations.pool_select_bwd(y, offsets, (32, 32), window, last)
 
 
 class _AbsentGpu:
@@ -184,7 +213,8 @@ def compile_job(job: Job) -> list[Kernel]:
         registers, stack = _resources(cubin)
         spilled = _spilled(cubin) if stack else 0
         shared = compiled.metadata.shared
-        found.append(Kernel(job, kernel.fn.__name__, registers, shared, stack, spilled, instruction(ptx)))
+        asserts = "__assertfail" in ptx
+        found.append(Kernel(job, kernel.fn.__name__, registers, shared, stack, spilled, instruction(ptx), asserts))
 
     driver.set_active(_AbsentGpu(job.arch))
     runner: Callable[..., None] = launch.runner
@@ -210,18 +240,25 @@ def faults(kernels: list[Kernel], most_spilled: int) -> Iterator[str]:
             yield f"{where}: {k.spilled} bytes spilled, {most_spilled} are allowed"
         if k.shared > most_shared:
             yield f"{where}: {k.shared} bytes of shared memory, {most_shared} are there"
-        if not k.name.startswith(("conv_igemm", "conv_wgrad_kernel")):
+        if k.name == "unpool_winner_kernel" and not k.asserts:
+            yield f"{where}: the check of indices is not there"
+        if not k.name.startswith(("conv_igemm", "conv_wgrad_kernel")) or k.job.precision == "ieee":
             continue
-        if k.job.precision != "ieee" and not k.instruction:
+        if not k.instruction:
             yield f"{where}: no matrix instruction"
-        main = k.job.tile in tiles.TILES.get("half", ())[:2] and k.job.dtype in ("bfloat16", "float16")
-        if main and k.instruction != wanted:
+        if k.job.tile is not None and main_tile(k.job) and k.instruction != wanted:
             yield f"{where}: {k.instruction or 'no matrix instruction'} instead of {wanted}"
+
+
+def main_tile(job: Job) -> bool:
+    """Whether a tile is one that large problems run in, which the architecture's widest instruction must serve."""
+    small = job.tile is None or job.tile.m < 64 or job.tile.warps < 4
+    return not small and job.precision in ("", "tf32") and job.dtype != "float64"
 
 
 def _tile(job: Job) -> str:
     if job.tile is None:
-        return job.layout
+        return f"{job.op}, {job.layout}"
     t = job.tile
     return " ".join(filter(None, (f"{t.m}x{t.n}x{t.k} {t.warps} warps {t.stages} stages", job.precision)))
 
@@ -242,9 +279,12 @@ def main() -> int:
         kernels = [k for found in pool.map(compile_job, chosen) for k in found]
     rows: list[list[str]] = []
     by_kernel: dict[tuple[str, ...], dict[int, Kernel]] = {}
+    variants: Counter[tuple[Job, str]] = Counter()  # of one kernel in one job
     for k in kernels:
-        by_kernel.setdefault((k.name, k.job.dtype, _tile(k.job), k.job.op), {})[k.job.arch] = k
-    for (name, dtype, tile, _), archs in by_kernel.items():
+        variants[k.job, k.name] += 1
+        key = (k.name, k.job.dtype, _tile(k.job), k.job.op, str(variants[k.job, k.name]))
+        by_kernel.setdefault(key, {})[k.job.arch] = k
+    for (name, dtype, tile, *_), archs in by_kernel.items():
         cells = []
         for arch in ARCHITECTURES:
             k = archs.get(arch)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import RAW_OPS, Backend
 from convkit.backends.triton import machine, tiles
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
@@ -16,10 +16,6 @@ FLOATING: tuple[torch.dtype, ...] = (torch.float32, torch.float64, torch.bfloat1
 HALF_OR_SINGLE: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 INTEGRAL: tuple[torch.dtype, ...] = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 CONVOLUTIONS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "conv_bgrad")
-OPERATIONS = (
-    *(*CONVOLUTIONS, "max_pool", "pool_select", "pool_select_bwd", "pool_indices", "avg_pool", "avg_pool_bwd"),
-    *("stochastic_pool", "stochastic_mean", "stochastic_mean_bwd", "lp_pool", "lp_pool_bwd"),
-)
 CHOOSING = ("max_pool", "pool_select", "pool_select_bwd", "pool_indices")
 
 _compiling = torch.compiler.is_compiling
@@ -41,7 +37,7 @@ class Triton(Backend):
     ) -> str | None:
         if device.type != machine.device_type():
             return f"no Triton kernels for {device.type} tensors"
-        if op not in OPERATIONS:
+        if op not in RAW_OPS:
             return f"no Triton kernel for {op}"
         if op in CHOOSING:
             allowed = FLOATING + INTEGRAL
@@ -77,6 +73,11 @@ class Triton(Backend):
     def _graph(self) -> Any:
         """The same as operators of torch, for graphs that are being traced."""
         return torch.ops.convkit_triton
+
+    @property
+    def _ops(self) -> Any:
+        """Where the operations without a spec are called, whose arguments are the same in both."""
+        return self._graph if _compiling() else self._run
 
     def conv_fprop(
         self,
@@ -117,7 +118,7 @@ class Triton(Backend):
         return self._run.conv_wgrad(dy, x, kernel_size, spec, channels_last)
 
     def conv_bgrad(self, dy: Tensor) -> Tensor:
-        return self._graph.conv_bgrad(dy) if _compiling() else self._run.conv_bgrad(dy)
+        return self._ops.conv_bgrad(dy)
 
     def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
         if _compiling():
@@ -150,6 +151,26 @@ class Triton(Backend):
         if _compiling():
             return self._graph.avg_pool_bwd(dy, input_size, pack_pool(spec, channels_last))
         return self._run.avg_pool_bwd(dy, input_size, spec, channels_last)
+
+    def max_unpool(self, x: Tensor, indices: Tensor, output_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        return self._ops.max_unpool(x, indices, output_size, channels_last)
+
+    def plane_gather(self, x: Tensor, indices: Tensor, channels_last: bool) -> Tensor:
+        return self._ops.plane_gather(x, indices, channels_last)
+
+    def plane_scatter(self, dy: Tensor, indices: Tensor, input_size: tuple[int, ...], channels_last: bool) -> Tensor:
+        return self._ops.plane_scatter(dy, indices, input_size, channels_last)
+
+    def fractional_max_pool(
+        self,
+        x: Tensor,
+        samples: Tensor,
+        kernel_size: tuple[int, ...],
+        output_size: tuple[int, ...],
+        with_indices: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return self._ops.fractional_max_pool(x, samples, kernel_size, output_size, with_indices, channels_last)
 
     def stochastic_pool(self, x: Tensor, seed: Tensor, spec: PoolSpec, channels_last: bool) -> tuple[Tensor, Tensor]:
         if _compiling():

@@ -2,6 +2,8 @@
 
 from convkit.backends.triton.avg_pool import avg_pool, avg_pool_bwd
 from convkit.backends.triton.convolution import conv_dgrad, conv_fprop, conv_wgrad
+from convkit.backends.triton.flat import max_unpool, plane_gather, plane_scatter
+from convkit.backends.triton.fractional_pool import fractional_max_pool
 from convkit.backends.triton.lp_pool import lp_pool, lp_pool_bwd
 from convkit.backends.triton.max_pool import max_pool, pool_indices, pool_select, pool_select_bwd
 from convkit.backends.triton.stochastic_pool import stochastic_mean, stochastic_mean_bwd, stochastic_pool
@@ -14,9 +16,13 @@ __all__ = [
     "conv_dgrad",
     "conv_fprop",
     "conv_wgrad",
+    "fractional_max_pool",
     "lp_pool",
     "lp_pool_bwd",
     "max_pool",
+    "max_unpool",
+    "plane_gather",
+    "plane_scatter",
     "pool_indices",
     "pool_select",
     "pool_select_bwd",
