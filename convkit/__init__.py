@@ -1,12 +1,13 @@
 """convkit: convolution and pooling kernels for PyTorch.
 
 ``functional`` and ``nn`` have the names, signatures and results of torch.nn.functional and torch.nn;
-``backend`` chooses who computes, ``explain`` says who does and why; ``convert`` swaps the layers of a
-model, ``revert`` swaps them back; ``output_size`` and ``receptive_field`` are the formulas.
+``backend`` chooses who computes, ``explain`` says who does and why, ``tune`` measures who should on a GPU;
+``convert`` swaps the layers of a model, ``revert`` swaps them back; ``output_size`` and ``receptive_field`` are the
+formulas.
 """
 
 from convkit import functional, nn
-from convkit.backends import backend, explain
+from convkit.backends import backend, explain, tune
 from convkit.conversion import convert, revert
 from convkit.fusion import fuse_conv_bn_eval
 from convkit.geometry import output_size, receptive_field
@@ -23,4 +24,5 @@ __all__ = [
     "output_size",
     "receptive_field",
     "revert",
+    "tune",
 ]

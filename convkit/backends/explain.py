@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convkit.backends import selection
+from convkit.backends import preference, selection
 from convkit.backends.base import RAW_OPS, Backend
 from convkit.backends.layout import is_channels_last, result_strides
 from convkit.backends.selection import AUTOMATIC, Request, Spec, get, names, refusal, request
@@ -91,6 +91,10 @@ def _explain_one(
         winner = chosen.name if reasons[chosen.name] is None else None
     else:
         winner = next((name for name in AUTOMATIC if reasons[name] is None), None)
+        if x is not None:
+            better = preference.fastest(op, x, w, spec)
+            winner = better if better is not None and reasons[better] is None else winner
+    measured = {} if x is None else preference.measured(op, x, w, spec)
     algorithms: dict[str, str] = {}
     if winner is not None and x is not None and w is not None and device.type in ("cpu", "cuda"):
         named = selection.with_algorithm(get(winner), spec, chosen)
@@ -106,7 +110,9 @@ def _explain_one(
         elif reason is not None:
             verdicts[name] = f"cannot run: {reason}"
         else:
-            verdicts[name] = "could run" if name in AUTOMATIC else "could run, only when named"
+            verdicts[name] = "could run" if name in AUTOMATIC or name in measured else "could run, only when named"
+        if name in measured:
+            verdicts[name] += f"; measured here: {measured[name] * 1e6:.1f} us, forwards and backwards"
     described = f"{str(dtype).removeprefix('torch.')} {device}" if x is None else _describe(x, w)
     source = "automatic" if chosen is None else chosen.source
     return Choice(op, described, source, winner, algorithms, verdicts)

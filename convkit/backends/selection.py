@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ContextDecorator
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convkit.backends import preference
 from convkit.backends.aten import Aten
 from convkit.backends.base import Backend
 from convkit.backends.native import Native
@@ -23,7 +24,8 @@ from convkit.problem import ConvSpec, PoolSpec
 Spec = ConvSpec | PoolSpec
 
 VARIABLE = "CONVKIT_BACKEND"
-AUTOMATIC = ("native", "reference")  # in this order; a backend outside of it runs only when named
+#: In this order; a backend outside of it runs when named, or where it was measured to be faster (preference.py).
+AUTOMATIC = ("native", "reference")
 
 _backends: dict[str, Backend] = {}
 
@@ -43,6 +45,9 @@ _latest: Request | None = None
 # Told of every choice before it is made, with what it is made for.
 Listener = Callable[[str, Tensor, "Tensor | None", Any, "Request | None"], None]
 _listener: ContextVar[Listener | None] = ContextVar("convkit_listener", default=None)
+# Takes the place of automatic choices, while backends are measured. Of the process: a backward pass has its own thread.
+Substitute = Callable[[str, Tensor, "Tensor | None", Any], "Backend | None"]
+_substitute: Substitute | None = None
 
 
 def register(implementation: Backend) -> None:
@@ -141,6 +146,17 @@ def unlisten(token: Token[Listener | None]) -> None:
     _listener.reset(token)
 
 
+@contextmanager
+def substituted(substitute: Substitute) -> Iterator[None]:
+    """Within it ``substitute`` chooses where nobody else does; None leaves the choice as it is."""
+    global _substitute
+    before, _substitute = _substitute, substitute
+    try:
+        yield
+    finally:
+        _substitute = before
+
+
 def _find(op: str, dtype: torch.dtype, device: torch.device, spec: Any, chosen: Request | None) -> tuple[Backend, Any]:
     if chosen is not None:
         implementation = get(chosen.name)
@@ -170,7 +186,15 @@ def select(op: str, x: Tensor, w: Tensor | None, spec: Any, name: str | None = N
     listener = _listener.get()
     if listener is not None:
         listener(op, x, w, spec, request(name))
-    return _choose(op, x.dtype, x.device, spec, request(name))
+    explicit = request(name)
+    if explicit is None:
+        if _substitute is not None and (found := _substitute(op, x, w, spec)) is not None:
+            return found, spec
+        if (better := preference.fastest(op, x, w, spec)) is not None:
+            implementation = get(better)
+            if refusal(implementation, op, x.dtype, x.device, spec) is None:
+                return implementation, spec
+    return _choose(op, x.dtype, x.device, spec, explicit)
 
 
 def resolve(

@@ -11,6 +11,7 @@ of the filter and the distance to the next. So one kernel computes both.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ class ConvAxis(NamedTuple):
     inverse: int
 
 
+@lru_cache(maxsize=1024)
 def conv_axes(spec: ConvSpec, kernel_size: Sizes) -> tuple[ConvAxis, ConvAxis, ConvAxis]:
     """The axes (d, h, w) of a convolution."""
     found = [ConvAxis(1, 1, 0, 1, 1, 1, 0)] * (3 - len(kernel_size))

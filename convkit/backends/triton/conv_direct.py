@@ -163,7 +163,7 @@ def wgrad(dy: Tensor, x: Tensor, dw: Tensor, spec: ConvSpec) -> None:
     # Lanes along the channels where these lie side by side, else along positions.
     per_program = 32 if dy.stride(1) == 1 and pairs >= 32 else 1
     block = 1024 // per_program
-    blocks = triton.cdiv(pairs, per_program)
+    blocks = tiles.cdiv(pairs, per_program)
     chunk, splits = tiles.split(count, blocks * taps, block)
     partial = dw.new_empty((splits, dw.numel()), dtype=sum_type(dw.dtype))
     launch(

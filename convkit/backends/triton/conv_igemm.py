@@ -14,6 +14,7 @@ Limits    Floating types. float32 in TF32 if PyTorch's switch allows it, else by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -21,8 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from convkit.backends import tuned
 from convkit.backends.gpu import tf32_allowed
-from convkit.backends.triton import tiles
+from convkit.backends.triton import search, tiles
 from convkit.backends.triton.conv_axes import conv_axes, count_of, filter_strides, position_of, steps
 from convkit.backends.triton.epilogue import Operands, activate, per_channel
 from convkit.backends.triton.launch import index_type, launch, spatial, strides
@@ -184,26 +186,56 @@ def convolve(
     phases = prod(a.stride for a in axes) if transposed else 1
     longest = [-(-n // a.stride) if transposed else n for n, a in zip(spatial(tuple(y.shape[2:])), axes)]
     rows, dot = y.shape[0] * prod(longest), precision(x.dtype, how)
-    tile = tiles.tile(kind(x.dtype, dot), rows, y_channels, groups * phases)
-    tiles_m, tiles_n = triton.cdiv(rows, tile.m), triton.cdiv(y_channels, tile.n)
-    launch(
-        conv_igemm_kernel,
-        tiles_m * tiles_n * groups * phases,
-        x,
-        *(x, w, y, *epilogue.pointers(x), x.shape[0], x_channels, y_channels),
-        *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), tiles_m, tiles_n, groups),
-        *(strides(x), strides(y), epilogue.residual_strides(y), *filter_strides(w, transposed, groups)),
-        AXES=axes,
-        TRANSPOSED=transposed,
-        FLAT=x_channels < tile.k,
-        PRECISION=dot,
-        M=tile.m,
-        K=tile.k,
-        COLUMNS=tile.n,
-        GROUP=tile.group,
-        INDEX=index_type(x, w, y, epilogue.residual),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        enable_fp_fusion=True,
-        **epilogue.meta(spec),
-    )
+    depth = x_channels * prod(a.kernel for a in axes)
+
+    def run(tile: tiles.Tile) -> None:
+        tiles_m, tiles_n = tiles.cdiv(rows, tile.m), tiles.cdiv(y_channels, tile.n)
+        launch(
+            conv_igemm_kernel,
+            tiles_m * tiles_n * groups * phases,
+            x,
+            *(x, w, y, *epilogue.pointers(x), x.shape[0], x_channels, y_channels),
+            *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), tiles_m, tiles_n, groups),
+            *(strides(x), strides(y), epilogue.residual_strides(y), *filter_strides(w, transposed, groups)),
+            AXES=axes,
+            TRANSPOSED=transposed,
+            FLAT=x_channels < tile.k,
+            PRECISION=dot,
+            M=tile.m,
+            K=tile.k,
+            COLUMNS=tile.n,
+            GROUP=tile.group,
+            INDEX=index_type(x, w, y, epilogue.residual),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,
+            **epilogue.meta(spec),
+        )
+
+    name = f"conv_igemm {'dgrad' if transposed else 'fprop'}"
+    in_best_tile(run, name, x, kind(x.dtype, dot), rows, y_channels, depth, groups * phases)
+
+
+def in_best_tile(
+    run: Callable[[tiles.Tile], None],
+    name: str,
+    x: Tensor,
+    kind: str,
+    rows: int,
+    columns: int,
+    depth: int,
+    copies: int,
+    programs: int = 1,
+) -> None:
+    """Runs an implicit GEMM of ``rows`` by ``columns`` by ``depth``, ``copies`` times, in its best tile; ``programs``
+    times as many programs are to be had by splitting."""
+
+    def problem() -> str:
+        order = "channels last" if x.stride(1) == 1 else "rows"
+        sizes = "x".join(str(tuned.rounded(n)) for n in (rows, columns, depth, copies))
+        return f"{name} {kind} {x.dtype} {order} {sizes}"
+
+    def candidates() -> list[tiles.Tile]:
+        return tiles.candidates(kind, rows, columns, depth, search.shared_memory(x.device))
+
+    search.in_best(run, x.device, problem, tiles.tile(kind, rows, columns, copies * programs), candidates)

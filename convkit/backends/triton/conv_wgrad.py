@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convkit.backends.triton import tiles
 from convkit.backends.triton.conv_axes import conv_axes
-from convkit.backends.triton.conv_igemm import kind, multiply, precision
+from convkit.backends.triton.conv_igemm import in_best_tile, kind, multiply, precision
 from convkit.backends.triton.launch import index_type, launch, spatial, strides
 from convkit.backends.triton.sums import ordered_sum, sum_type
 from convkit.backends.triton.windows import narrow, tap_at, volume_position, within
@@ -96,25 +96,29 @@ def wgrad(dy: Tensor, x: Tensor, dw: Tensor, spec: ConvSpec, how: str | None) ->
     x_channels, filters = dw.shape[1], dy.shape[1] // groups
     count, pairs = dy.shape[0] * prod(out), x_channels * prod(kernel_size)
     dot = precision(x.dtype, how)
-    tile = tiles.tile(kind(x.dtype, dot), filters, pairs, tiles.PROGRAMS)  # splits make programs
-    tiles_m, tiles_n = triton.cdiv(filters, tile.m), triton.cdiv(pairs, tile.n)
-    chunk, splits = tiles.split(count, tiles_m * tiles_n * groups, tile.k)
-    partial = dw if splits == 1 else dw.new_empty((splits, dw.numel()), dtype=sum_type(dw.dtype))
-    launch(
-        conv_wgrad_kernel,
-        tiles_m * tiles_n * groups * splits,
-        dy,
-        *(dy, x, partial, count, chunk, x_channels, filters, spatial(tuple(x.shape[2:])), out),
-        *(tiles_m, tiles_n, groups, strides(dy), strides(x), strides(dw), dw.numel()),
-        AXES=conv_axes(spec, kernel_size),
-        PRECISION=dot,
-        M=tile.m,
-        K=tile.k,
-        COLUMNS=tile.n,
-        INDEX=index_type(dy, x, partial),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        enable_fp_fusion=True,
-    )
-    if splits > 1:
-        ordered_sum(partial, dw)
+
+    def run(tile: tiles.Tile) -> None:
+        tiles_m, tiles_n = tiles.cdiv(filters, tile.m), tiles.cdiv(pairs, tile.n)
+        chunk, splits = tiles.split(count, tiles_m * tiles_n * groups, tile.k)
+        partial = dw if splits == 1 else dw.new_empty((splits, dw.numel()), dtype=sum_type(dw.dtype))
+        launch(
+            conv_wgrad_kernel,
+            tiles_m * tiles_n * groups * splits,
+            dy,
+            *(dy, x, partial, count, chunk, x_channels, filters, spatial(tuple(x.shape[2:])), out),
+            *(tiles_m, tiles_n, groups, strides(dy), strides(x), strides(dw), dw.numel()),
+            AXES=conv_axes(spec, kernel_size),
+            PRECISION=dot,
+            M=tile.m,
+            K=tile.k,
+            COLUMNS=tile.n,
+            INDEX=index_type(dy, x, partial),
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,
+        )
+        if splits > 1:
+            ordered_sum(partial, dw)
+
+    # As many programs as are wanted come from splits, so large tiles are taken.
+    in_best_tile(run, "conv_wgrad", x, kind(x.dtype, dot), filters, pairs, count, groups, tiles.PROGRAMS)

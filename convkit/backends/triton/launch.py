@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from convkit.backends import tuned
 from convkit.backends.layout import result_strides
-from convkit.backends.triton import tiles
+from convkit.backends.triton import search, tiles
 
 Sizes = tuple[int, ...]
 
@@ -49,49 +51,88 @@ def strides(t: Tensor) -> tuple[int, ...]:
     return (*s[:2], *(0,) * (5 - len(s)), *s[2:])
 
 
+_strides = lru_cache(maxsize=4096)(result_strides)
+
+
 def dense(like: Tensor, size: Sizes, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
     """An unwritten result in the wanted layout."""
-    return like.new_empty_strided(size, result_strides(size, channels_last), dtype=dtype)
+    return like.new_empty_strided(size, _strides(size, channels_last), dtype=dtype)
+
+
+@lru_cache(maxsize=4096)
+def _is_wide(size: Sizes, stride: Sizes) -> bool:
+    return sum((n - 1) * s for n, s in zip(size, stride)) >= _WIDE
 
 
 def index_type(*tensors: Tensor | None) -> Any:
     """The integers in which positions in all of these are counted: 32 bits where they suffice."""
     for t in tensors:
-        if t is not None and sum((n - 1) * s for n, s in zip(t.shape, t.stride())) >= _WIDE:
+        if t is not None and _is_wide(t.shape, t.stride()):
             return tl.int64
     return tl.int32
 
 
-def _run(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
-    kernel[grid](*args, **meta)
+#: Compiled kernels that ran, by all that a kernel is built for; what runs them again, and their constants.
+_ready: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Any, ...]]] = {}
+_MOST_READY = 4096
 
 
-#: How kernels are run: replaced where they are only to be compiled (tools/triton_aot.py).
-runner: Callable[..., None] = _run
+def anew(kernel: Any, programs: int, device: int, args: tuple[Any, ...], meta: dict[str, Any]) -> Any:
+    """Runs a kernel by Triton's own way, which finds or compiles it; returns it compiled."""
+    return kernel[(programs, 1, 1)](*args, **meta)
+
+
+def again(kernel: Any, programs: int, device: int, args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+    """Runs a kernel; one that ran with equal arguments before without another look at them.
+
+    Triton builds a kernel for the types of its arguments, for what it can tell of integers (1, multiples of 16) and of
+    addresses (multiples of 16), and for its constants. Equal integers, types, alignments and constants: equal kernel.
+    """
+    key: list[Any] = [id(kernel), programs, device]
+    for a in args:
+        if type(a) is int or type(a) is tuple:
+            key.append(a)
+        else:
+            key += a.dtype, a.data_ptr() % 16 == 0
+    key += meta.values()
+    found = _ready.get(whole := tuple(key))
+    if found is not None:
+        found[0](*args, *found[1])
+        return
+    compiled = anew(kernel, programs, device, args, meta)
+    if len(_ready) >= _MOST_READY:
+        _ready.clear()
+    constants = tuple(meta[name] for name in kernel.arg_names[len(args) :])
+    _ready[whole] = compiled[(programs, 1, 1)], constants
+
+
+#: How kernels are run. Replaced where they are only to be compiled (tools/triton_aot.py).
+runner: Callable[[Any, int, int, tuple[Any, ...], dict[str, Any]], Any] = anew if INTERPRETED else again
 
 
 def launch(kernel: Any, programs: int, like: Tensor, *args: Any, **meta: Any) -> None:
     """Runs a kernel on the device of ``like``; contraction of products and sums is off unless asked for."""
     meta.setdefault("enable_fp_fusion", False)
-    if like.is_cuda and like.device.index != torch.cuda.current_device():
-        with torch.cuda.device(like.device):
-            runner(kernel, (programs,), *args, **meta)
+    device = like.device.index if like.is_cuda else 0
+    if like.is_cuda and device != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            runner(kernel, programs, device, args, meta)
     else:
-        runner(kernel, (programs,), *args, **meta)
+        runner(kernel, programs, device, args, meta)
 
 
 def each_element(kernel: Any, result: Tensor, tensors: tuple[Tensor | None, ...], *args: Any, **meta: Any) -> None:
     """Runs a kernel that computes a result one element per lane; ``tensors`` are all that it counts positions in."""
     count = result.numel()
-    if count > 0:
-        block = tiles.block(count)
-        launch(
-            kernel,
-            triton.cdiv(count, block.size),
-            result,
-            *args,
-            BLOCK=block.size,
-            INDEX=index_type(*tensors),
-            num_warps=block.warps,
-            **meta,
-        )
+    if count == 0:
+        return
+
+    def run(block: tiles.Block) -> None:
+        programs, index = tiles.cdiv(count, block.size), index_type(*tensors)
+        launch(kernel, programs, result, *args, BLOCK=block.size, INDEX=index, num_warps=block.warps, **meta)
+
+    def problem() -> str:
+        order = "channels last" if meta.get("CHANNELS_LAST") else "rows"
+        return f"{kernel.fn.__name__} {result.dtype} {order} {tuned.rounded(count)}"
+
+    search.in_best(run, result.device, problem, tiles.block(count), tiles.blocks)

@@ -76,11 +76,11 @@ def conv_bgrad(dy: Tensor) -> Tensor:
     # Lanes along the channels where these lie side by side, else along positions.
     block = 32 if dy.stride(1) == 1 and channels >= 32 else 1024
     per_program = 1024 // block
-    chunk, splits = tiles.split(count, triton.cdiv(channels, per_program), block)
+    chunk, splits = tiles.split(count, tiles.cdiv(channels, per_program), block)
     partial = dy.new_empty((splits, channels), dtype=sum_type(dy.dtype))
     launch(
         conv_bgrad_kernel,
-        triton.cdiv(channels, per_program) * splits,
+        tiles.cdiv(channels, per_program) * splits,
         dy,
         *(dy, partial, channels, count, chunk, size, strides(dy)),
         CHANNELS=per_program,

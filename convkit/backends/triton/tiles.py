@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple, TypeVar
 
 
 class Block(NamedTuple):
@@ -25,6 +26,8 @@ class Tile(NamedTuple):
     stages: int
     group: int = 8  # row tiles that share their columns while these stay in the L2 cache
 
+
+Shape = TypeVar("Shape", Tile, Block)
 
 #: From large to small; the first that gives every multiprocessor of a large GPU several programs is taken.
 BLOCKS = (Block(1024, 8), Block(512, 4), Block(256, 4), Block(128, 4))
@@ -59,6 +62,9 @@ FEW_CHANNELS = 8
 #: Long sums are split until there are about as many programs, each with at least this many steps.
 SPLIT_PROGRAMS, SPLIT_STEPS = 264, 8
 
+#: How many tiles a search measures for one shape class.
+MOST_CANDIDATES = 60
+
 _forced: ContextVar[tuple[Tile | None, Block | None]] = ContextVar("convkit_triton_tiles", default=(None, None))
 
 
@@ -80,31 +86,65 @@ def algorithm(number: int, groups: int, channels: int, filters: int) -> str:
     return "conv_direct" if few else "conv_igemm"
 
 
-def _cdiv(a: int, b: int) -> int:
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
     return -(-a // b)
+
+
+def fixed(default: Shape) -> Shape | None:
+    """The tile or block that is forced, where one is."""
+    tile, block = _forced.get()
+    found: Any = tile if isinstance(default, Tile) else block
+    return found
 
 
 def block(count: int) -> Block:
     """The block for a result of ``count`` elements."""
-    return _forced.get()[1] or next((b for b in BLOCKS if count >= PROGRAMS * b.size), BLOCKS[-1])
+    return next((b for b in BLOCKS if count >= PROGRAMS * b.size), BLOCKS[-1])
+
+
+def blocks() -> Iterator[Block]:
+    """The blocks that a search tries: 1 to 16 elements per lane."""
+    for size in (128, 256, 512, 1024, 2048):
+        for warps in (1, 2, 4, 8):
+            if 32 * warps <= size <= 512 * warps:
+                yield Block(size, warps)
 
 
 def tile(kind: str, rows: int, columns: int, copies: int = 1) -> Tile:
     """The largest tile that neither leaves half of its columns or rows unused nor gives too few programs."""
-    chosen = _forced.get()[0]
-    if chosen is not None:
-        return chosen
     table = TILES[kind]
     for t in table[:-1]:
         fits = t.n < 2 * columns and t.m < 2 * rows
-        if fits and copies * _cdiv(rows, t.m) * _cdiv(columns, t.n) >= PROGRAMS // 4:
+        if fits and copies * cdiv(rows, t.m) * cdiv(columns, t.n) >= PROGRAMS // 4:
             return t
     return table[-1]
 
 
+def candidates(kind: str, rows: int, columns: int, depth: int, shared: int) -> list[Tile]:
+    """The tiles that a search tries: those that fit a problem, ``shared`` bytes of shared memory and the registers.
+
+    The accumulators of a lane are at most 128 registers of 255, with as many operands as the kind keeps beside them. Of
+    equal tiles that differ in stages only the deepest that fits and the next are kept.
+    """
+    size = {"half": 2, "float64": 8}.get(kind, 4)
+    most = {"half": 128, "tf32": 128, "tf32x3": 64}.get(kind, 32)  # accumulators
+    found: list[Tile] = []
+    for m, n, k, warps in product((32, 64, 128, 256), (32, 64, 128, 256), (16, 32, 64, 128), (4, 8)):
+        lane = m * n // (32 * warps) * (2 if kind == "float64" else 1)
+        if m >= max(2 * rows, 64) or n >= max(2 * columns, 64) or k >= max(2 * depth, 64) or not 8 <= lane <= most:
+            continue
+        if k * size < 32 or k * size > 256:  # from two vectors to two lines of a row
+            continue
+        fitting = [s for s in (4, 3, 2) if s * (m + n) * k * size <= shared]
+        found += [Tile(m, n, k, warps, stages) for stages in fitting[:2]]
+    # Large tiles first: they reuse most.
+    return sorted(found, key=lambda t: (t.m * t.n / (t.m + t.n), t.k), reverse=True)[:MOST_CANDIDATES]
+
+
 def split(count: int, programs: int, step: int) -> tuple[int, int]:
     """(terms per split, splits) of a sum of ``count`` terms, ``step`` at a time, that ``programs`` programs compute."""
-    steps = _cdiv(count, step)
-    wanted = max(1, min(_cdiv(SPLIT_PROGRAMS, programs), steps // SPLIT_STEPS))
-    per_split = _cdiv(steps, wanted)
-    return per_split * step, _cdiv(steps, per_split)
+    steps = cdiv(count, step)
+    wanted = max(1, min(cdiv(SPLIT_PROGRAMS, programs), steps // SPLIT_STEPS))
+    per_split = cdiv(steps, wanted)
+    return per_split * step, cdiv(steps, per_split)
