@@ -16,6 +16,7 @@ FLOATING: tuple[torch.dtype, ...] = (torch.float32, torch.float64, torch.bfloat1
 HALF_OR_SINGLE: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 INTEGRAL: tuple[torch.dtype, ...] = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 CONVOLUTIONS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "conv_bgrad")
+NORMALISING = ("conv_fprop_stats", "bn_stats", "bn_act", "bn_act_bwd_reduce", "bn_act_bwd")
 CHOOSING = ("max_pool", "pool_select", "pool_select_bwd", "pool_indices")
 
 _compiling = torch.compiler.is_compiling
@@ -37,7 +38,7 @@ class Triton(Backend):
     ) -> str | None:
         if device.type != machine.device_type():
             return f"no Triton kernels for {device.type} tensors"
-        if op not in RAW_OPS:
+        if op not in RAW_OPS or op in NORMALISING:
             return f"no Triton kernel for {op}"
         if op in CHOOSING:
             allowed = FLOATING + INTEGRAL
