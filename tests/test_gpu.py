@@ -23,6 +23,7 @@ from convkit.backends.native import Native
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, fractional_calls, index_calls
+from convkit.testing.norms import NORMS, WITH_STATISTICS, norm_calls, stats_calls
 from convkit.testing.oracle import Call, conv_calls, data, pool_calls, transposed_calls
 from tests.places import Place, filled_memory, move
 from tests.test_autograd import CONVOLUTIONS as SMALL_CONVOLUTIONS
@@ -87,6 +88,16 @@ def test_flat_indices(place: Place, case: Any, dtype: torch.dtype, layout: str, 
 @catalogue(FRACTIONAL)
 def test_fractional_pool(place: Place, case: Any, dtype: torch.dtype, layout: str, reference: Backend) -> None:
     check(fractional_calls(case, dtype, layout) + fractional_calls(case, dtype, layout, exact=True), place, reference)
+
+
+@catalogue(NORMS)
+def test_norm(place: Place, case: Any, dtype: torch.dtype, layout: str, reference: Backend) -> None:
+    check(norm_calls(case, dtype, layout), place, reference)
+
+
+@catalogue(WITH_STATISTICS)
+def test_statistics(place: Place, case: Any, dtype: torch.dtype, layout: str, reference: Backend) -> None:
+    check(stats_calls(case, dtype, layout), place, reference)
 
 
 @everywhere
@@ -205,6 +216,8 @@ def calls_of_each_kind(dtype: torch.dtype, reference: Backend) -> list[Call]:
     pooling = next(c for c in POOLS if len(c.input) == 4)
     calls = conv_calls(convolution_, dtype) + conv_calls(convolution_, dtype, "channels_last")
     calls += pool_calls(pooling, dtype, reference) + index_calls(INDICES[0], dtype)
+    normalised = next(c for c in NORMS if c.name == "relu_residual")
+    calls += norm_calls(normalised, dtype) + norm_calls(normalised, dtype, "channels_last")
     return calls + fractional_calls(FRACTIONAL[0], dtype)
 
 

@@ -1,11 +1,9 @@
 // The windows of a pooling in the 32-bit integers that GPU kernels count positions in, and the loops over them.
 #pragma once
 
-#include <initializer_list>
-
 #include "core/pool_window.h"
 #include "core/status.h"
-#include "cuda/walk.h"
+#include "cuda/planes.h"
 
 namespace convkit::cuda {
 
@@ -35,34 +33,6 @@ inline bool narrow(const PoolProblem& p, PoolAxes* axes) {
 
 constexpr Status kTooWide{"GPU kernels of pooling count positions in 32 bits"};
 constexpr Status kFloatingOnly{"GPU kernels of pooling have floating dtypes only"};
-
-// Where elements of a plane lie behind its first.
-struct PlaneStrides {
-  int32_t d, h, w;
-  CONVKIT_DEVICE int32_t at(int32_t in_d, int32_t in_h, int32_t in_w) const { return in_d * d + in_h * h + in_w * w; }
-  CONVKIT_DEVICE int32_t at(const Window& o) const { return at(o.d, o.h, o.w); }
-};
-
-// A tensor whose planes are addressed so.
-struct PlaneView : TensorView {
-  PlaneStrides plane;
-};
-
-// False if a plane reaches too far.
-inline bool narrow(const TensorView& t, PlaneView* view) {
-  int64_t reach = 0;
-  for (const Dim dim : {kD, kH, kW})
-    if (t.size[dim] > 1) reach += (t.size[dim] - 1) * (t.stride[dim] < 0 ? -t.stride[dim] : t.stride[dim]);
-  if (reach > 0x7fffffff) return false;
-  const auto stride = [&](Dim dim) { return static_cast<int32_t>(t.size[dim] > 1 ? t.stride[dim] : 0); };
-  *view = PlaneView{t, {stride(kD), stride(kH), stride(kW)}};
-  return true;
-}
-
-// A 64-bit base, and 32 bits within the plane.
-CONVKIT_DEVICE int64_t offset(const PlaneView& t, int64_t n, int64_t c, const Window& at) {
-  return n * t.stride[kN] + c * t.stride[kC] + t.plane.at(at);
-}
 
 // The elements of one window that lie in the input.
 struct Box {

@@ -63,15 +63,6 @@ int64_t longest_reach(const WindowAxis<int32_t>& a, int64_t each) {
   return length < read ? length : read;
 }
 
-inline bool dense_planes(const TensorView& t) {
-  int64_t distance = 1;
-  for (const Dim dim : {kW, kH, kD}) {
-    if (t.size[dim] > 1 && t.stride[dim] != distance) return false;
-    distance *= t.size[dim];
-  }
-  return true;
-}
-
 // Whether offsets of `b` name the same places as those of `a`, of its size.
 inline bool planes_alike(const TensorView& a, const TensorView& b) {
   return dense_planes(b) && a.stride[kC] == b.stride[kC] && a.stride[kN] == b.stride[kN];

@@ -1,6 +1,7 @@
 // The launcher table of the GPU kernels. Operations without a kernel refuse (cuda/operations.h).
 #include "core/launchers.h"
 #include "cuda/algorithms.h"
+#include "cuda/bn_kernels.h"
 #include "cuda/operations.h"
 #include "cuda/pool_kernels.h"
 
@@ -8,6 +9,12 @@ namespace convkit::cuda {
 namespace {
 
 using Convolution = ConvSelection<kConvAlgorithms>;
+
+Status conv_fprop_stats(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
+                        const TensorView& y, const ChannelStatistics& statistics) {
+  const Status status = Convolution::fprop(p, x, w, e, y);
+  return status.ok() ? bn_stats(y, statistics) : status;
+}
 
 }  // namespace
 
@@ -35,6 +42,11 @@ const Launchers& launchers() {
     t.plane_gather = plane_gather;
     t.plane_scatter = plane_scatter;
     t.fractional_max_pool = fractional_max_pool;
+    t.conv_fprop_stats = conv_fprop_stats;
+    t.bn_stats = bn_stats;
+    t.bn_act = bn_act;
+    t.bn_act_bwd_reduce = bn_act_bwd_reduce;
+    t.bn_act_bwd = bn_act_bwd;
     each_operation(&t, RefuseIfEmpty{});
     return t;
   }();

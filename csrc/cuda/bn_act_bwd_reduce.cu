@@ -1,0 +1,94 @@
+// bn_act_bwd_reduce: what batch statistics and affine parameters need of a gradient.
+//
+// Computes  dbias[c] = sum of g, dweight[c] = sum of g (x - mean) invstd; g = dz act'(the value before the activation),
+//           which is computed again from x
+// Layout, mapping, memory, limits: as bn_sums.h
+#include "cuda/bn_kernels.h"
+#include "cuda/bn_sums.h"
+
+namespace convkit::cuda {
+namespace {
+
+constexpr int kAddThreads = 128;
+
+template <typename T>
+struct Gradients {
+  using Sum = accumulate_t<T>;
+  BatchNorm b;
+  PlaneView dz, x, residual;
+  ChannelNorm<Sum> norm[kPackCount<T>];
+
+  template <int kChannels>
+  CONVKIT_DEVICE void begin(int32_t c) {
+    CONVKIT_UNROLL
+    for (int j = 0; j < kChannels; ++j) norm[j] = channel_norm<Sum>(b, c + j);
+  }
+  template <int kCount, int kChannels>
+  CONVKIT_DEVICE void add(int64_t n, int32_t c, const Window& at, Sum (&first)[kChannels], Sum (&second)[kChannels]) {
+    const auto xs = load_pack<T, kCount>(data<T>(x) + offset(x, n, c, at));
+    const auto dzs = load_pack<T, kCount>(data<T>(dz) + offset(dz, n, c, at));
+    Pack<T, kCount> more{};
+    if (residual.data != nullptr) more = load_pack<T, kCount>(data<T>(residual) + offset(residual, n, c, at));
+    CONVKIT_UNROLL
+    for (int j = 0; j < kCount; ++j) {
+      const ChannelNorm<Sum>& own = norm[j % kChannels];
+      const Sum e = load(&xs.v[j]), v = before_activation(own, e, load(&more.v[j]));
+      const Sum g = activation_gradient(b.activation, b.alpha, v, load(&dzs.v[j]));
+      first[j % kChannels] += g;
+      second[j % kChannels] += g * (e - own.mean);
+    }
+  }
+};
+
+// A thread adds the parts of one channel.
+template <typename T>
+__global__ void __launch_bounds__(kAddThreads)
+    add_sums(const ChannelSums g, const BatchNorm b, const int32_t parts, void* dbias, void* dweight) {
+  using A = accumulate_t<T>;
+  const int32_t c = static_cast<int32_t>(blockIdx.x) * kAddThreads + static_cast<int32_t>(threadIdx.x);
+  if (c >= g.channels) return;
+  double first = 0, second = 0;
+  for (int32_t part = 0; part < parts; ++part) {
+    const A* sums = static_cast<const A*>(g.parts) + static_cast<int64_t>(part) * 2 * g.channels + c;
+    first += static_cast<double>(sums[0]);
+    second += static_cast<double>(sums[g.channels]);
+  }
+  static_cast<A*>(dbias)[c] = static_cast<A>(first);
+  static_cast<A*>(dweight)[c] = static_cast<A>(second * static_cast<double>(static_cast<const A*>(b.invstd)[c]));
+}
+
+}  // namespace
+
+Status bn_act_bwd_reduce(const BatchNorm& b, const TensorView& dz, const TensorView& x, void* dbias, void* dweight) {
+  if (x.size[kC] == 0) return kOk;
+  PlaneView dzs, xs, residual;
+  Packs packs;
+  if (x.size[kC] > kMostBlocksX || !make_operands({&dz, &x, &b.residual}, {&dzs, &xs, &residual}, &packs))
+    return kNormTooWide;
+  Status status = kNormFloatingOnly;
+  visit_floating(x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = accumulate_t<T>;
+    ChannelSums g{};
+    g.channels = static_cast<int32_t>(x.size[kC]);
+    const int64_t parts = numel(x) == 0 ? 0 : cut_sums(x, packs, &g);
+    const Workspace workspace(parts * 2 * g.channels * static_cast<int64_t>(sizeof(A)));
+    status = workspace.status();
+    if (!status.ok()) return;
+    g.parts = workspace.as<void>();
+    if (parts > 0) {
+      Gradients<T> term{};
+      term.b = b;
+      term.dz = dzs;
+      term.x = xs;
+      term.residual = residual;
+      status = launch_sums<T>(x, packs, g, parts, term);
+    }
+    if (!status.ok()) return;
+    status = launch(add_sums<T>, Grid{blocks(ceil_div(g.channels, kAddThreads)), threads(kAddThreads)}, ChannelSums(g),
+                    BatchNorm(b), static_cast<int32_t>(parts), dbias, dweight);
+  });
+  return status;
+}
+
+}  // namespace convkit::cuda

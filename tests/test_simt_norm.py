@@ -1,0 +1,76 @@
+"""Batch normalisation's GPU kernels on the SIMT emulator, where the catalogue does not reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from convkit.backends.base import Backend
+from convkit.testing.layouts import LAYOUTS
+from convkit.testing.norms import NORMS, NormCase, norm_calls
+from convkit.testing.oracle import Call
+from convkit.testing.simt import Simt
+from tests.test_simt import check
+
+INF, NAN = float("inf"), float("nan")
+CASES = (
+    NormCase("parts", "sums of many parts, of packs of channels and of positions", (4, 64, 18, 20), "relu", True),
+    NormCase("tiles", "more packs of channels than a warp has lanes", (2, 264, 5, 6), "relu", True),
+    NormCase("odd_planes", "planes that are no whole vectors, in parts", (3, 2, 45, 45), "leaky_relu"),
+)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_simt_norm_in_parts(case: NormCase, dtype: torch.dtype, layout: str, simt: Simt, reference: Backend) -> None:
+    for call in norm_calls(case, dtype, layout):
+        check(call, simt, reference)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_simt_norm_of_unlike_layouts(last: bool, simt: Simt, reference: Backend) -> None:
+    """Packs only where all operands have them."""
+    for name in ("channels_64", "relu_residual_3d"):
+        for call in norm_calls(next(c for c in NORMS if c.name == name), torch.float32)[1:]:
+            names = [n for n in ("dz", "x", "residual") if call.arguments.get(n) is not None]
+            for layouts in (
+                ("contiguous", "channels_last", "sliced"),
+                ("channels_last", "channels_last", "contiguous"),
+            ):
+                changed = {n: LAYOUTS[layout](call.arguments[n]) for n, layout in zip(names, layouts)}
+                if "channels_last" in call.arguments:
+                    changed["channels_last"] = last
+                check(call.replace(**changed), simt, reference)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_simt_statistics_far_from_zero(layout: str, simt: Simt, reference: Backend) -> None:
+    """A variance of 1 around 10^5 keeps its digits; the bound knows how far an element lies from the mean alone."""
+    x = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(1)) + 1e5
+    call = Call("bn_stats", {"x": LAYOUTS[layout](x)})
+    check(call, simt, reference)
+    var = call.run(simt)[1].double()
+    torch.testing.assert_close(var, x.double().var((0, 2, 3), correction=0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("first", [INF, NAN, 1.0])
+def test_simt_statistics_of_infinities(first: float, simt: Simt, reference: Backend) -> None:
+    x = torch.ones(2, 3, 4, 4)
+    x[0, 0, 0, 0], x[1, 1, 2, 3], x[1, 2, 0, 0] = first, INF, NAN
+    for got, expected in zip(simt.bn_stats(x), reference.bn_stats(x)):
+        torch.testing.assert_close(got, expected, equal_nan=True)
+
+
+def test_simt_norm_gradient_with_nan(simt: Simt, reference: Backend) -> None:
+    """A gradient that a relu stops is 0, whatever it was; NaN before a relu passes it on."""
+    case = next(c for c in NORMS if c.name == "relu_residual")
+    calls: list[Any] = norm_calls(case, torch.float32)
+    for call in (calls[2], calls[4]):
+        dz, x = call.arguments["dz"].clone(), call.arguments["x"].clone()
+        dz[0, 0], x[1, 1, 2, 2] = INF, NAN
+        asked = call.replace(dz=dz, x=x)
+        for got, expected in zip(asked.run(simt), asked.run(reference)):
+            torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-4, atol=1e-4)
