@@ -9,7 +9,7 @@ formulas.
 from convkit import functional, nn
 from convkit.backends import backend, explain, tune
 from convkit.conversion import convert, revert
-from convkit.fusion import fuse_conv_bn_eval
+from convkit.fusion import fuse, fuse_conv_bn_eval, unfuse
 from convkit.geometry import output_size, receptive_field
 from convkit.version import __version__
 
@@ -19,10 +19,12 @@ __all__ = [
     "convert",
     "explain",
     "functional",
+    "fuse",
     "fuse_conv_bn_eval",
     "nn",
     "output_size",
     "receptive_field",
     "revert",
     "tune",
+    "unfuse",
 ]

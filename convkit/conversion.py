@@ -44,6 +44,8 @@ class LayerReport(NamedTuple):
 class ConversionReport:
     """One :class:`LayerReport` per layer, in the model's order; ``print`` it for a table."""
 
+    kept_word = "kept"
+
     def __init__(self, verb: str, layers: list[LayerReport]) -> None:
         self.verb = verb
         self.layers = layers
@@ -68,10 +70,12 @@ class ConversionReport:
         shown = [layer for layer in self.layers if layer.replaced or layer.reason != _UNRELATED]
         others = Counter(layer.layer for layer in self.layers if layer not in shown)
         rows = [("layer", "class", "", "why")]
-        rows += [(r.name or "(the model)", r.layer, self.verb if r.replaced else "kept", r.reason) for r in shown]
+        rows += [
+            (r.name or "(the model)", r.layer, self.verb if r.replaced else self.kept_word, r.reason) for r in shown
+        ]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]).rstrip() for row in rows]
-        lines.append(f"{len(self.replaced)} {self.verb}, {len(self.kept)} kept")
+        lines.append(f"{len(self.replaced)} {self.verb}, {len(self.kept)} {self.kept_word}")
         if others:
             lines[-1] += " (also " + ", ".join(f"{n} {name}" for name, n in others.items()) + ")"
         return "\n".join(lines)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from convkit.autograd.function import Formula, operation
+from convkit.autograd.recipe import remembering
 from convkit.backends.base import Backend
 from convkit.backends.layout import is_channels_last
 from convkit.backends.selection import select
@@ -215,7 +216,8 @@ def convolution(x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, backe
     y is channels_last where x or w is. Shapes and dtypes were validated by the caller.
     """
     chosen, spec = select("conv_fprop", x, w, spec, backend)
-    return fprop(x, w, bias, spec, is_channels_last(x) or is_channels_last(w), chosen)
+    with remembering(x):
+        return fprop(x, w, bias, spec, is_channels_last(x) or is_channels_last(w), chosen)
 
 
 def transposed_convolution(
@@ -226,4 +228,5 @@ def transposed_convolution(
     The result is channels_last where x or w is. Shapes and dtypes were validated by the caller.
     """
     chosen, spec = select("conv_dgrad", x, w, spec, backend)
-    return dgrad(x, w, bias, tuple(output_size), spec, is_channels_last(x) or is_channels_last(w), chosen)
+    with remembering(x):
+        return dgrad(x, w, bias, tuple(output_size), spec, is_channels_last(x) or is_channels_last(w), chosen)

@@ -75,12 +75,14 @@ def _function(name: str, **methods: Callable[..., Any]) -> Any:
     return type(name, (Function,), {key: staticmethod(method) for key, method in methods.items()})
 
 
+def transforming() -> bool:
+    """Whether a transform of torch.func or forward-mode AD is active, outside of compiled code."""
+    return _functorch_active() or _forward_ad_active()
+
+
 def differentiable(*tensors: Tensor | None) -> bool:
     """Whether a derivative of what is computed from ``tensors`` now may be asked for later."""
-    if torch.compiler.is_compiling():
-        transforms = _transforms_around_trace()
-    else:
-        transforms = _functorch_active() or _forward_ad_active()
+    transforms = _transforms_around_trace() if torch.compiler.is_compiling() else transforming()
     return transforms or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
@@ -126,7 +128,7 @@ def operation(formula: type[Formula]) -> Callable[..., Any]:
 
                 return run(call, *args)
             return compiled.apply(*args)
-        if _functorch_active() or _forward_ad_active():
+        if transforming():
             return transformed.apply(*args[:count], _Static(args[count:]))
         if torch.is_grad_enabled():
             for t in args[:count]:

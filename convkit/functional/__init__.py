@@ -32,6 +32,14 @@ from convkit.functional.fractional_pool import (
     fractional_max_pool3d,
     fractional_max_pool3d_with_indices,
 )
+from convkit.functional.fused import (
+    fused_conv1d,
+    fused_conv2d,
+    fused_conv3d,
+    fused_conv_transpose1d,
+    fused_conv_transpose2d,
+    fused_conv_transpose3d,
+)
 from convkit.functional.lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
 from convkit.functional.pooling import (
     avg_pool1d,
@@ -72,6 +80,12 @@ __all__ = [
     "fractional_max_pool2d_with_indices",
     "fractional_max_pool3d",
     "fractional_max_pool3d_with_indices",
+    "fused_conv1d",
+    "fused_conv2d",
+    "fused_conv3d",
+    "fused_conv_transpose1d",
+    "fused_conv_transpose2d",
+    "fused_conv_transpose3d",
     "lp_pool1d",
     "lp_pool2d",
     "lp_pool3d",

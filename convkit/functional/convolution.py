@@ -13,7 +13,7 @@ from convkit.functional.dimensions import public
 from convkit.functional.dtypes import autocast_dtype, bias_mismatch, check_operands, check_tensors
 from convkit.functional.padding import pad_input
 from convkit.functional.plans import plans
-from convkit.problem.convolution import plan_conv, plan_conv_transpose
+from convkit.problem.convolution import ConvPlan, plan_conv, plan_conv_transpose
 
 
 def _conv(
@@ -43,7 +43,30 @@ def _conv(
 
     Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.
     """
-    op = f"conv{ndim}d"
+    x, weight, bias, plan = prepare_conv(
+        f"conv{ndim}d", ndim, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict
+    )
+    y = convolution(x, weight, bias, plan.spec, backend)
+    return y if plan.batched else y.squeeze(0)
+
+
+Prepared = tuple[Tensor, Tensor, Tensor | None, ConvPlan]
+
+
+def prepare_conv(
+    op: str,
+    ndim: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    padding_mode: str,
+    strict: bool,
+) -> Prepared:
+    """A convolution's operands, batched, padded where kernels cannot, in autocast's dtype, and its checked plan."""
     check_tensors(op, input, weight, bias)
     input, weight, bias = _autocast(input, weight, bias)
     plan = plans.get(
@@ -67,8 +90,7 @@ def _conv(
         x = pad_input(x, plan.pad, padding_mode)
     elif padding == "same" and plan.spec.pad_before != plan.spec.pad_after:
         _warn_uneven_same()
-    y = convolution(x, weight, bias, plan.spec, backend)
-    return y if plan.batched else y.squeeze(0)
+    return x, weight, bias, plan
 
 
 def _conv_transpose(
@@ -96,6 +118,27 @@ def _conv_transpose(
     Raises PyTorch's TypeError, RuntimeError and NotImplementedError, in its words, before anything is computed.
     """
     op = f"conv_transpose{ndim}d"
+    x, weight, bias, plan = prepare_conv_transpose(
+        op, ndim, input, weight, bias, stride, padding, output_padding, groups, dilation, strict
+    )
+    y = transposed_convolution(x, weight, bias, plan.output_size, plan.spec, backend)
+    return y if plan.batched else y.squeeze(0)
+
+
+def prepare_conv_transpose(
+    op: str,
+    ndim: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+    strict: bool,
+) -> Prepared:
+    """A transposed convolution's operands, batched, in autocast's dtype, and its checked plan."""
     check_tensors(op, input, weight, bias)
     input, weight, bias = _autocast(input, weight, bias)
     plan = plans.get(
@@ -114,9 +157,7 @@ def _conv_transpose(
         strict,
     )
     check_operands(op, input, weight, bias, plan.spec)
-    x = input if plan.batched else input.unsqueeze(0)
-    y = transposed_convolution(x, weight, bias, plan.output_size, plan.spec, backend)
-    return y if plan.batched else y.squeeze(0)
+    return input if plan.batched else input.unsqueeze(0), weight, bias, plan
 
 
 def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -124,6 +165,12 @@ def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tenso
     if low is None:
         return input, weight, bias
     return _cast(input, low), _cast(weight, low), _cast(bias, low)
+
+
+def autocast(op_input: Tensor, tensor: Tensor | None) -> Tensor | None:
+    """A further operand of a convolution in the dtype that autocast gives the others."""
+    low = autocast_dtype(op_input)
+    return tensor if low is None else _cast(tensor, low)  # type: ignore[no-any-return]
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Any:
@@ -145,7 +192,7 @@ def _warn_uneven_same() -> None:
     warnings.warn(
         "Using padding='same' with even kernel lengths and odd dilation may require a zero-padded copy of the input "
         "be created (by PyTorch; convkit makes none)",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -10,6 +10,7 @@ from convkit.nn.adaptive_pooling import (
 )
 from convkit.nn.convolution import Conv1d, Conv2d, Conv3d
 from convkit.nn.fractional_pool import FractionalMaxPool1d, FractionalMaxPool2d, FractionalMaxPool3d
+from convkit.nn.fused import ConvBNReLU1d, ConvBNReLU2d, ConvBNReLU3d
 from convkit.nn.lazy import (
     LazyConv1d,
     LazyConv2d,
@@ -51,6 +52,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvBNReLU1d",
+    "ConvBNReLU2d",
+    "ConvBNReLU3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",

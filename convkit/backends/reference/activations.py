@@ -34,12 +34,12 @@ def activate(v: Tensor, activation: int, alpha: float) -> Tensor:
 
 def activation_gradient(dz: Tensor, v: Tensor, activation: int, alpha: float) -> Tensor:
     """dz act'(v). Where a relu stops a gradient the result is 0, even of an infinite dz."""
-    sigmoid = torch.sigmoid
+    sigmoid = torch.sigmoid  # elu: exp of a large v, though not chosen, would make the next derivative NaN
     return {
         "identity": lambda: dz,
         "relu": lambda: torch.where(v <= 0, 0, dz),
         "leaky_relu": lambda: torch.where(v > 0, dz, dz * alpha),
-        "elu": lambda: torch.where(v > 0, dz, dz * alpha * torch.exp(v)),
+        "elu": lambda: torch.where(v > 0, dz, dz * alpha * torch.exp(v.clamp(max=0))),
         "sigmoid": lambda: dz * (1 - sigmoid(v)) * sigmoid(v),
         "tanh": lambda: dz * (1 - torch.tanh(v) ** 2),
         "silu": lambda: dz * sigmoid(v) * (1 + v * (1 - sigmoid(v))),

@@ -1,0 +1,261 @@
+"""Batch normalisation, residual and activation as one operation, behind a convolution that sums up its own result.
+
+With the statistics of y (or running ones), invstd = 1 / sqrt(var + eps) and xhat = (y - mean) invstd,
+
+    z = act(v),  v = xhat weight + bias + residual.
+
+Backward recomputes v from y: with g = dz act'(v), dresidual = g, dbias = sum g, dweight = sum g xhat, and
+(Ioffe & Szegedy, 2015)
+
+    dy = invstd weight (g - sum g / n - xhat sum(g xhat) / n),
+
+without the two means where the statistics are constants. Neither xhat nor v nor z is kept. Under a graph of
+backward (double backward, transforms) the same formula runs in differentiable operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convkit.autograd.conv import Fprop, Grads
+from convkit.autograd.function import Formula, operation
+from convkit.backends.base import Backend
+from convkit.backends.layout import is_channels_last
+from convkit.backends.reference.activations import activation_gradient
+from convkit.problem import ConvSpec
+
+
+class Norm(NamedTuple):
+    """What :class:`BnAct` computes besides its tensors."""
+
+    eps: float
+    activation: int  # index into ACTIVATIONS
+    alpha: float
+    batch: bool  # mean and var are those of y itself, and depend on it
+    group: Any = None  # of processes that mean and var were taken over, None: this one alone
+
+
+class FpropStats(Fprop):
+    """(y, mean, var): y = conv(x, w) + bias, and the mean and biased variance of its channels, as constants."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool, backend: Backend
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return backend.conv_fprop_stats(x, w, bias, spec, channels_last)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        Fprop.setup_context(ctx, inputs, output[0])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> Grads:
+        return Fprop.backward(ctx, dy)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        return Fprop.jvp(ctx, *tangents), None, None
+
+
+class BnStats(Formula):
+    """(mean, biased variance) of y's channels, as constants."""
+
+    tensors = 1
+
+    @staticmethod
+    def forward(y: Tensor, backend: Backend) -> tuple[Tensor, Tensor]:
+        return backend.bn_stats(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward()
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Grads:
+        return None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        return None, None
+
+
+def _vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if t is None else t.to(dtype).contiguous()
+
+
+class BnAct(Formula):
+    """z = act((y - mean) invstd weight + bias + residual); mean and var are constants to the caller."""
+
+    tensors = 6
+
+    @staticmethod
+    def forward(
+        y: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        count: Tensor | None,
+        norm: Norm,
+        channels_last: bool,
+        backend: Backend,
+    ) -> Tensor:
+        a = mean.dtype
+        invstd = torch.rsqrt(var + norm.eps)
+        return backend.bn_act(
+            y, mean, invstd, _vector(weight, a), _vector(bias, a), residual, norm.activation, norm.alpha, channels_last
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.count, ctx.norm, _, ctx.backend = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor | None) -> tuple[Any, ...]:
+        if dz is None:
+            return (None,) * 10
+        saved = ctx.saved_tensors
+        needs = [ctx.needs_input_grad[i] for i in (0, 3, 4, 5)]
+        graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (dz, *saved))
+        run = _differentiable_backward if graph else _backward
+        dy, dweight, dbias, dresidual = run(dz, saved, ctx.count, ctx.norm, needs, ctx.backend)
+        return dy, None, None, dweight, dbias, dresidual, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, ty: Any, tmean: Any, tvar: Any, tweight: Any, tbias: Any, tresidual: Any) -> Tensor:
+        y, mean, var, weight, bias, residual = ctx.saved_tensors
+        parts = _Parts(y, mean, var, weight, bias, residual, ctx.norm)
+        tangent: Any = 0.0
+        if ty is not None:
+            tangent = parts.normalised(ty.to(parts.dtype), ctx.norm.batch)
+        if tweight is not None:
+            tangent = tangent + parts.xhat * parts.over_channels(tweight)
+        if tbias is not None:
+            tangent = tangent + parts.over_channels(tbias)
+        if tresidual is not None:
+            tangent = tangent + tresidual
+        return parts.through_activation(torch.broadcast_to(tangent, y.shape)).to(y.dtype)
+
+
+bn_act = operation(BnAct)
+bn_stats = operation(BnStats)
+fprop_stats = operation(FpropStats)
+
+
+def across_processes(mean: Tensor, var: Tensor, number: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean, var, count) of the values of all processes, from those of ``number`` values in this one.
+
+    Sums of squares about a common mean add up (Chan, Golub & LeVeque, 1979). The count is a tensor: nothing waits for
+    it.
+    """
+    mine = torch.cat((mean, var, mean.new_full((1,), number)))
+    gathered = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather(gathered, mine, group=group)
+    means, variances, counts = torch.stack(gathered).split([mean.numel(), mean.numel(), 1], 1)
+    count = counts.sum()
+    share = counts / count
+    mean = (means * share).sum(0)
+    return mean, ((variances + (means - mean).square()) * share).sum(0), count
+
+
+Saved = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _backward(
+    dz: Tensor, saved: Saved, count: Tensor | None, norm: Norm, needs: list[bool], backend: Backend
+) -> list[Tensor | None]:
+    """The gradients of y, weight, bias and residual, where needed: one pass of sums, one that applies them."""
+    y, mean, var, weight, bias, residual = saved
+    a = mean.dtype
+    invstd = torch.rsqrt(var + norm.eps)
+    w, b = _vector(weight, a), _vector(bias, a)
+    needs_y, needs_weight, needs_bias, needs_residual = needs
+    form = norm.activation, norm.alpha
+    dweight = dbias = dy = dresidual = None
+    if needs_weight or needs_bias or (needs_y and norm.batch):
+        dbias, dweight = backend.bn_act_bwd_reduce(dz, y, mean, invstd, w, b, residual, *form)
+    if needs_y or needs_residual:
+        sums, number = (dbias, dweight), 0
+        if norm.batch and count is not None:
+            sums, number = _over_processes(dbias, dweight, count, norm.group), 1
+        elif norm.batch:
+            number = y.numel() // y.shape[1]
+        dy, dresidual = backend.bn_act_bwd(
+            dz, y, mean, invstd, w, b, residual, *sums, number, *form, needs_residual, is_channels_last(y)
+        )
+    return [
+        dy if needs_y else None,
+        dweight.to(weight.dtype) if needs_weight and weight is not None and dweight is not None else None,
+        dbias.to(bias.dtype) if needs_bias and bias is not None and dbias is not None else None,
+        dresidual if needs_residual else None,
+    ]
+
+
+def _over_processes(dbias: Any, dweight: Any, count: Tensor, group: Any) -> tuple[Tensor, Tensor]:
+    """The sums of all processes over the number of all elements, which stays on its device."""
+    both = torch.stack((dbias, dweight))
+    torch.distributed.all_reduce(both, group=group)
+    both = both / count
+    return both[0], both[1]
+
+
+class _Parts:
+    """xhat, v and what they are made of, in differentiable operations in the dtype of the statistics."""
+
+    def __init__(self, y: Tensor, mean: Any, var: Any, weight: Any, bias: Any, residual: Any, norm: Norm) -> None:
+        self.dtype, self.norm, self.weight = mean.dtype, norm, weight
+        self.dims = (0, *range(2, y.dim()))
+        self._shape = (1, -1, *(1,) * (y.dim() - 2))
+        centred = y.to(self.dtype)
+        if norm.batch:  # as functions of y: a derivative of this takes them along
+            centred = centred - centred.mean(self.dims, keepdim=True)
+            spread = centred.square().mean(self.dims, keepdim=True)
+        else:
+            centred, spread = centred - self.over_channels(mean), self.over_channels(var)
+        self.invstd = torch.rsqrt(spread + norm.eps)
+        self.xhat = centred * self.invstd
+        v = self.xhat if weight is None else self.xhat * self.over_channels(weight)
+        v = v if bias is None else v + self.over_channels(bias)
+        self.v = v if residual is None else v + residual.to(self.dtype)
+
+    def over_channels(self, vector: Tensor) -> Tensor:
+        return vector.to(self.dtype).view(self._shape)
+
+    def through_activation(self, t: Tensor) -> Tensor:
+        """The activation's derivative at v, times ``t``."""
+        return activation_gradient(t.to(self.dtype), self.v, self.norm.activation, self.norm.alpha)
+
+    def normalised(self, t: Tensor, batch: bool) -> Tensor:
+        """The derivative of xhat weight by y, applied to ``t``: it is its own adjoint."""
+        if batch:
+            along = self.xhat * (self.xhat * t).mean(self.dims, keepdim=True)
+            t = t - t.mean(self.dims, keepdim=True) - along
+        t = t * self.invstd
+        return t if self.weight is None else t * self.over_channels(self.weight)
+
+
+def _differentiable_backward(
+    dz: Tensor, saved: Saved, count: Tensor | None, norm: Norm, needs: list[bool], backend: Backend
+) -> list[Tensor | None]:
+    if count is not None:
+        raise RuntimeError(
+            "a second derivative of batch normalisation over several processes is not available: "
+            "process_group must be None for create_graph=True"
+        )
+    y, _, _, weight, bias, residual = saved
+    parts = _Parts(*saved, norm)
+    g = parts.through_activation(dz)
+    return [
+        parts.normalised(g, norm.batch).to(y.dtype) if needs[0] else None,
+        (g * parts.xhat).sum(parts.dims).to(weight.dtype) if needs[1] and weight is not None else None,
+        g.sum(parts.dims).to(bias.dtype) if needs[2] and bias is not None else None,
+        g.to(residual.dtype) if needs[3] and residual is not None else None,
+    ]

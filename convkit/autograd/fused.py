@@ -1,0 +1,135 @@
+"""Convolution with everything that follows it: scale, bias, batch norm, residual, activation.
+
+Without derivatives all of it is the convolution's epilogue: one kernel. With them, the convolution and what follows
+are two operations, each with derivatives of every order: fprop (or dgrad, for a transposed convolution), and
+:class:`~convkit.autograd.batch_norm.BnAct`, of which a scale and a bias are the case of mean 0 and variance 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convkit.autograd.batch_norm import Norm, bn_act, bn_stats, fprop_stats
+from convkit.autograd.conv import dgrad, fprop
+from convkit.autograd.function import differentiable, transforming
+from convkit.autograd.recipe import Recipe, attach, remembering
+from convkit.backends.base import Backend
+from convkit.backends.layout import is_channels_last
+from convkit.backends.selection import select
+from convkit.problem import ConvSpec
+
+
+class Problem(NamedTuple):
+    """A convolution of ``x`` by ``w``, or where ``output_size`` is given the transposed one, and who computes it."""
+
+    x: Tensor
+    w: Tensor
+    bias: Tensor | None
+    output_size: tuple[int, ...] | None
+    spec: ConvSpec
+    channels_last: bool
+    backend: Backend
+
+
+def problem(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    output_size: tuple[int, ...] | None,
+    spec: ConvSpec,
+    statistics: bool = False,
+    backend: str | None = None,
+) -> Problem:
+    """The operands, and the backend, which must offer ``spec`` with its activation, or the sums of statistics."""
+    op = "conv_dgrad" if output_size is not None else "conv_fprop_stats" if statistics else "conv_fprop"
+    chosen, spec = select(op, x, w, spec, backend)
+    return Problem(x, w, bias, output_size, spec, is_channels_last(x) or is_channels_last(w), chosen)
+
+
+def in_one_kernel(p: Problem, scale: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """act(conv(x, w) scale + bias + residual), without derivatives; the activation is that of ``p.spec``."""
+    bias, scale = _dense(bias), _dense(scale)
+    if p.output_size is None:
+        return p.backend.conv_fprop(p.x, p.w, bias, scale, residual, p.spec, p.channels_last)
+    return p.backend.conv_dgrad(p.x, p.w, bias, scale, residual, p.output_size, p.spec, p.channels_last)
+
+
+def _dense(vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else vector.contiguous()
+
+
+def convolved(p: Problem) -> Tensor:
+    """y = conv(x, w) + bias, differentiable."""
+    spec = p.spec._replace(activation=0, alpha=0.0)
+    with remembering(p.x):
+        if p.output_size is None:
+            return fprop(p.x, p.w, p.bias, spec, p.channels_last, p.backend)
+        return dgrad(p.x, p.w, p.bias, p.output_size, spec, p.channels_last, p.backend)
+
+
+def convolved_with_statistics(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """y as :func:`convolved`, and the mean and biased variance of its channels; they count as constants."""
+    if p.output_size is None:
+        with remembering(p.x):
+            return fprop_stats(p.x, p.w, p.bias, p.spec, p.channels_last, p.backend)  # type: ignore[no-any-return]
+    y = convolved(p)
+    return y, *bn_stats(y, p.backend)
+
+
+def normalised(
+    y: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    count: Tensor | None,
+    norm: Norm,
+    backend: Backend,
+) -> Tensor:
+    """z = act((y - mean) / sqrt(var + eps) weight + bias + residual), in y's layout, differentiable.
+
+    Where there is no residual, whoever reads z need not keep it: see :mod:`convkit.autograd.recipe`.
+    """
+    channels_last = is_channels_last(y)
+    with remembering(residual):
+        z: Tensor = bn_act(y, mean, var, weight, bias, residual, count, norm, channels_last, backend)
+    if residual is None and not torch.compiler.is_compiling() and z.requires_grad and not transforming():
+        attach(z, Recipe(y.detach(), _Again(mean, var, weight, bias, norm, channels_last, backend)))
+    return z
+
+
+class _Again:
+    """Computes z from y once more. Weight and bias are copies: an optimizer may step before backward."""
+
+    def __init__(self, mean: Tensor, var: Tensor, weight: Any, bias: Any, norm: Norm, *layout: Any) -> None:
+        self.mean, self.norm, self.layout = mean, norm, layout
+        self.invstd = torch.rsqrt(var + norm.eps)
+        self.weight, self.bias = (
+            None if t is None else t.detach().to(mean.dtype, copy=True).contiguous() for t in (weight, bias)
+        )
+
+    def __call__(self, y: Tensor) -> Tensor:
+        channels_last, backend = self.layout
+        form = self.norm.activation, self.norm.alpha
+        z: Tensor = backend.bn_act(y, self.mean, self.invstd, self.weight, self.bias, None, *form, channels_last)
+        return z
+
+
+def scaled(p: Problem, scale: Tensor | None, residual: Tensor | None) -> Tensor:
+    """act(conv(x, w) scale + bias + residual), in one kernel, or differentiable where a derivative may be asked for."""
+    if not differentiable(p.x, p.w, p.bias, scale, residual):
+        return in_one_kernel(p, scale, p.bias, residual)
+    if scale is None and residual is None and not p.spec.activation:
+        return convolved(p)
+    y = convolved(p._replace(bias=None))
+    zeros = torch.zeros(y.shape[1], dtype=_accumulate(y), device=y.device)
+    norm = Norm(0.0, p.spec.activation, p.spec.alpha, batch=False)
+    return normalised(y, zeros, zeros + 1, scale, p.bias, residual, None, norm, p.backend)
+
+
+def _accumulate(y: Tensor) -> torch.dtype:
+    return torch.float64 if y.dtype is torch.float64 else torch.float32

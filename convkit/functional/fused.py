@@ -1,0 +1,139 @@
+"""fused_conv1d, fused_conv2d, ..., fused_conv_transpose3d: a convolution and what follows it in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from convkit.autograd.fused import problem, scaled
+from convkit.functional.convolution import Prepared, autocast, prepare_conv, prepare_conv_transpose
+from convkit.functional.dimensions import public
+from convkit.problem import ACTIVATIONS, conv_output_size
+from convkit.problem.convolution import ConvPlan
+
+#: PyTorch's defaults of the activations that have a parameter.
+ALPHAS = {"leaky_relu": 0.01, "elu": 1.0}
+
+
+def activation_number(activation: str | None, alpha: float | None) -> tuple[int, float]:
+    """An activation's index in ACTIVATIONS and its parameter; ValueError for an unknown one."""
+    name = "identity" if activation is None else activation
+    if name not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f"unknown activation {activation!r}: must be one of {known}, or None")
+    if name not in ALPHAS:
+        return ACTIVATIONS.index(name), 0.0
+    return ACTIVATIONS.index(name), ALPHAS[name] if alpha is None else float(alpha)
+
+
+def _fused_conv(
+    ndim: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    scale: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    alpha: float | None = None,
+    padding_mode: str = "zeros",
+    strict: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """activation(conv{n}d(input, weight) * scale + bias + residual), one kernel where no derivative is wanted.
+
+    Shapes: as conv{n}d; scale and bias (K,), residual that of the result, all of input's dtype (floating point).
+    A batch norm in evaluation is scale = weight / sqrt(var + eps) and bias = bias - mean * scale.
+    activation: None, 'relu', 'leaky_relu' (slope alpha, 0.01), 'elu' (alpha, 1), 'sigmoid', 'tanh', 'silu' or 'gelu'.
+    Differentiable to any order in all five tensors; the graph keeps input, weight, residual and conv(input, weight).
+
+    Raises what conv{n}d does; RuntimeError for a scale or residual of another shape or dtype, ValueError for
+    an unknown activation; all before anything is computed.
+    """
+    op = f"fused_conv{ndim}d"
+    prepared = prepare_conv(op[6:], ndim, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict)
+    return _run(op, prepared, False, scale, residual, activation, alpha, backend)
+
+
+def _fused_conv_transpose(
+    ndim: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    scale: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    alpha: float | None = None,
+    strict: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """activation(conv_transpose{n}d(input, weight) * scale + bias + residual), one kernel without derivatives.
+
+    Shapes: as conv_transpose{n}d; scale, bias, residual, activation and errors as in fused_conv{n}d.
+    """
+    op = f"fused_conv_transpose{ndim}d"
+    prepared = prepare_conv_transpose(
+        op[6:], ndim, input, weight, bias, stride, padding, output_padding, groups, dilation, strict
+    )
+    return _run(op, prepared, True, scale, residual, activation, alpha, backend)
+
+
+def _run(
+    op: str,
+    prepared: Prepared,
+    transposed: bool,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    alpha: float | None,
+    backend: str | None,
+) -> Tensor:
+    x, weight, bias, plan = prepared
+    number, alpha = activation_number(activation, alpha)
+    scale, residual = autocast(x, scale), autocast(x, residual)
+    if residual is not None and not plan.batched:
+        residual = residual.unsqueeze(0)
+    size = result_size(x, weight, plan, transposed)
+    check_follower(op, "scale", scale, size[1:2], x)
+    check_follower(op, "residual", residual, size, x)
+    output_size = plan.output_size if transposed else None
+    spec = plan.spec._replace(activation=number, alpha=alpha)
+    y = scaled(problem(x, weight, bias, output_size, spec, backend=backend), scale, residual)
+    return y if plan.batched else y.squeeze(0)
+
+
+def result_size(x: Tensor, weight: Tensor, plan: ConvPlan, transposed: bool) -> tuple[int, ...]:
+    """The size of a convolution's result, with its batch dimension."""
+    if transposed:
+        return (x.shape[0], weight.shape[1] * plan.spec.groups, *plan.output_size)
+    return (x.shape[0], weight.shape[0], *conv_output_size(tuple(x.shape[2:]), tuple(weight.shape[2:]), plan.spec))
+
+
+def check_follower(op: str, name: str, tensor: Tensor | None, size: tuple[int, ...], x: Tensor) -> None:
+    """RuntimeError unless a tensor of the epilogue has the size that follows from the others, and the input's dtype."""
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != tuple(size):
+        raise RuntimeError(f"{op}: {name} has shape {list(tensor.shape)}, but must have the shape {list(size)}")
+    if tensor.dtype is not x.dtype or tensor.device != x.device:
+        raise RuntimeError(
+            f"{op}: {name} is of {tensor.dtype} on {tensor.device}, but must be as the input, {x.dtype} on {x.device}"
+        )
+
+
+_TENSORS = ("input", "weight", "bias")
+fused_conv1d, fused_conv2d, fused_conv3d = (public(_fused_conv, n, "fused_conv{n}d", _TENSORS) for n in (1, 2, 3))
+fused_conv_transpose1d, fused_conv_transpose2d, fused_conv_transpose3d = (
+    public(_fused_conv_transpose, n, "fused_conv_transpose{n}d", _TENSORS) for n in (1, 2, 3)
+)

@@ -1,0 +1,201 @@
+"""fuse and unfuse: a whole model, from its inner modules to its outer ones.
+
+Patterns stay with the smallest module that holds all of their parts, so that calls of, and hooks on, the modules around
+it keep working. What ends with a batch norm waits for the module around it: an addition or activation may follow
+there, and then that module is fused, and looks into the inner one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from convkit.conversion import ConversionReport, LayerReport
+from convkit.fusion.patterns import Pattern, Search
+from convkit.fusion.source import rewrite
+from convkit.fusion.tracing import Untraceable, is_leaf, trace
+from convkit.fusion.units import FusedForward, Unit, ends_module, fused_chains, give_forward, is_fused, restore
+from convkit.nn.fused import FusedLayer
+from convkit.problem import ACTIVATIONS
+
+Norm = torch.nn.modules.batchnorm._BatchNorm
+
+
+class FusionReport(ConversionReport):
+    """One row per batch norm, in the model's order: whether it was fused, with what, or why not."""
+
+    kept_word = "left"
+
+    @property
+    def fused(self) -> list[LayerReport]:
+        """The patterns that are one operation now."""
+        return self.replaced
+
+    @property
+    def left(self) -> list[LayerReport]:
+        """The batch norms that stay on their own, with the reason."""
+        return self.kept
+
+
+def fuse(model: nn.Module) -> FusionReport:
+    """Makes convolution, batch norm, addition and activation one operation wherever they follow each other, in place.
+
+    In training the statistics come out of the convolution, backward recomputes what it needs, and less memory is
+    kept; in evaluation without gradients a pattern is one kernel. Each call follows the mode that the model is in.
+    Results change by rounding only. Modules, parameters, buffers, names, hooks, optimizers and state_dict stay what
+    they are: a module that holds a pattern gets another forward. Patterns are found by torch.fx where a module
+    traces, and by the text of its forward (attributes called one after the other) where it does not.
+
+    Left alone, with the reason in the report: what is used elsewhere too, shared or reused modules, hooks,
+    parametrizations, subclasses, batch norms in another mode than the module around them, modules that do not trace.
+    ``unfuse`` restores. TypeError unless ``model`` is a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    walk = _Walk(model)
+    for unit in walk.visit(model):
+        walk.install(unit)
+    return walk.report()
+
+
+def unfuse(model: nn.Module) -> FusionReport:
+    """Undoes :func:`fuse`, exactly."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    names = {m: name for name, m in model.named_modules()}
+    rows = [
+        LayerReport(
+            _joined(names, chain.conv, chain.bn),
+            _parts(chain.conv, chain.bn, False, chain.activation),
+            True,
+            "as before its fusion",
+        )
+        for module in model.modules()
+        for chain in restore(module)
+    ]
+    return FusionReport("restored", rows)
+
+
+class _Walk:
+    """What is known of a model on the way through it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._names = {m: name for name, m in model.named_modules()}
+        places = Counter(m for _, m in model.named_modules(remove_duplicate=False))
+        self._shared = frozenset(m for m, n in places.items() if n > 1)
+        self._fused: dict[nn.Module, tuple[str, str]] = {}
+        self._reasons: dict[nn.Module, str] = {}
+        self._seen: set[nn.Module] = set()
+        for module in model.modules():
+            if is_fused(module):
+                for chain in fused_chains(module):
+                    self._reasons[chain.bn] = "already fused"
+
+    def visit(self, module: nn.Module) -> list[Unit]:
+        """Fuses what lies inside ``module``; the units that wait for what is around it."""
+        if module in self._seen or not any(isinstance(m, Norm) for m in module.modules()):
+            return []
+        self._seen.add(module)
+        if isinstance(module, torch.jit.ScriptModule) or is_fused(module):
+            return []
+        if isinstance(module, FusedLayer):
+            self._reasons[module.bn] = f"part of {type(module).__name__}"
+            return []
+        waiting = [unit for child in module.children() for unit in self.visit(child)]
+        unit = None if is_leaf(module) else self._unit(module)
+        if unit is None:
+            for inner in waiting:
+                self.install(inner)
+            self._rewrite_source(module)
+            return []
+        covered = {p.bn for inner in waiting for p in inner.patterns}
+        if any(_spans(p) or p.bn not in covered for p in unit.patterns):
+            inside = {p.bn for p in unit.patterns}
+            for inner in waiting:  # what the new forward does not contain
+                if not inside.intersection(p.bn for p in inner.patterns):
+                    self.install(inner)
+            if unit.open:
+                return [unit]
+            self.install(unit)
+            return []
+        ends = {p.bn for p in unit.patterns if ends_module(p)}
+        still = [inner for inner in waiting if ends.intersection(p.bn for p in inner.patterns)]
+        for inner in waiting:
+            if inner not in still:
+                self.install(inner)
+        return still
+
+    def _unit(self, module: nn.Module) -> Unit | None:
+        """What ``module`` computes, its children looked into, or where that fails as a whole; None if both fail."""
+        reason = ""
+        for closed in (frozenset[nn.Module](), frozenset(module.children())):
+            try:
+                traced = trace(module, closed)
+            except Untraceable as error:
+                reason = reason or f"{type(module).__name__} does not trace: {error}"
+                continue
+            searches = {True: Search(traced.graphs[True], module, self._shared)}
+            searches[False] = (
+                searches[True] if not traced.by_mode else Search(traced.graphs[False], module, self._shared)
+            )
+            for left in searches[module.training].left:
+                if left.bn not in self._reasons or not left.outside:
+                    self._reasons[left.bn] = left.reason
+            return Unit(module, traced, searches)
+        for inner in module.modules():
+            if isinstance(inner, Norm):
+                self._reasons.setdefault(inner, reason)
+        return None
+
+    def _rewrite_source(self, module: nn.Module) -> None:
+        """Fuses what the text of a forward shows that does not trace."""
+        if is_leaf(module):
+            return
+        found = rewrite(module, self._shared)
+        self._reasons.update(found.reasons)
+        if found.forward is not None:
+            program = found.forward
+            forward = FusedForward(module, None, {True: program, False: program})
+            give_forward(module, forward, [chain for chain, _ in found.chains])
+            for chain, with_addition in found.chains:
+                self._note(chain.conv, chain.bn, with_addition, chain.activation)
+
+    def install(self, unit: Unit) -> None:
+        for p in unit.patterns:
+            self._note(p.conv, p.bn, p.residual is not None, p.activation)
+        unit.install()
+
+    def _note(self, conv: nn.Module, bn: nn.Module, addition: bool, activation: tuple[int, float]) -> None:
+        self._fused[bn] = _joined(self._names, conv, bn), _parts(conv, bn, addition, activation)
+
+    def report(self) -> FusionReport:
+        rows = []
+        for name, module in self._model.named_modules():
+            if module in self._fused:
+                names, parts = self._fused[module]
+                rows.append(LayerReport(names, parts, True, "one operation"))
+            elif isinstance(module, Norm):
+                reason = self._reasons.get(module, "nothing calls it where it was looked for")
+                rows.append(LayerReport(name, type(module).__name__, False, reason))
+        return FusionReport("fused", rows)
+
+
+def _spans(pattern: Pattern) -> bool:
+    """Whether no module inside of the one that was traced holds all parts of a pattern."""
+    scopes = [node.meta["scope"].split(".") for node in pattern.nodes]
+    return any(scope[0] != scopes[0][0] for scope in scopes) or scopes[0][0] == ""
+
+
+def _joined(names: dict[nn.Module, str], conv: nn.Module, bn: nn.Module) -> str:
+    """Both names, without what they have in common: layer1.0.conv1, bn1."""
+    first, second = names[conv], names[bn]
+    around = second.rpartition(".")[0]
+    return f"{first}, {second.rpartition('.')[2] if first.rpartition('.')[0] == around else second}"
+
+
+def _parts(conv: nn.Module, bn: nn.Module, addition: bool, activation: tuple[int, float]) -> str:
+    parts = [type(conv).__name__, type(bn).__name__, *(["add"] if addition else [])]
+    return ", ".join([*parts, *([ACTIVATIONS[activation[0]]] if activation[0] else [])])

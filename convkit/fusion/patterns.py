@@ -1,0 +1,247 @@
+"""Which nodes of a graph one operation can compute: convolution, batch norm, perhaps an addition and an activation."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+import convkit.nn as ours
+from convkit.fusion.tracing import is_leaf
+from convkit.nn.fused import hooked
+from convkit.problem import ACTIVATIONS
+
+_DIMENSIONS = (1, 2, 3)
+CONVOLUTIONS: dict[type, int] = {
+    getattr(home, f"{kind}{n}d"): n for home in (nn, ours) for kind in ("Conv", "ConvTranspose") for n in _DIMENSIONS
+}
+NORMS: dict[type, int] = {getattr(nn, f"BatchNorm{n}d"): n for n in _DIMENSIONS}
+_MODULES: dict[type, str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.ELU: "elu",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+    nn.SiLU: "silu",
+    nn.GELU: "gelu",
+}
+_FUNCTIONS: dict[Any, str] = {
+    F.relu: "relu",
+    F.relu_: "relu",
+    torch.relu: "relu",
+    torch.relu_: "relu",
+    F.leaky_relu: "leaky_relu",
+    F.elu: "elu",
+    torch.sigmoid: "sigmoid",
+    F.sigmoid: "sigmoid",
+    torch.tanh: "tanh",
+    F.tanh: "tanh",
+    F.silu: "silu",
+    F.gelu: "gelu",
+}
+_METHODS = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"}
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+
+
+class Pattern(NamedTuple):
+    """Nodes of one graph, and the modules that they call."""
+
+    nodes: list[fx.Node]  # the first is the convolution's, the last gives the result
+    residual: fx.Node | None
+    conv: nn.Module
+    bn: nn.Module
+    act: nn.Module | None  # where the activation is a module
+    activation: tuple[int, float]
+
+    @property
+    def open(self) -> bool:
+        """Whether an addition or an activation could follow."""
+        return not self.activation[0]
+
+
+class Left(NamedTuple):
+    """A batch norm that stays on its own."""
+
+    bn: nn.Module
+    reason: str
+    outside: bool = False  # what stands before it was not seen
+
+
+class Search:
+    """The patterns of one graph, whose modules belong to ``root``. ``shared`` are used in several places."""
+
+    def __init__(self, graph: fx.Graph, root: nn.Module, shared: frozenset[nn.Module]) -> None:
+        self._root, self._order = root, list(graph.nodes)
+        self._modules = dict(root.named_modules(remove_duplicate=False))
+        self._position = {node: i for i, node in enumerate(self._order)}
+        called = [self._module(node) for node in self._order if node.op == "call_module"]
+        self._reused = shared | {m for m in called if called.count(m) > 1}
+        self._taken: set[fx.Node] = set()
+        self.patterns: list[Pattern] = []
+        self.left: list[Left] = []
+        for node in self._order:
+            bn = self._module(node)
+            if isinstance(bn, nn.modules.batchnorm._BatchNorm):
+                found = self._pattern(node, bn)
+                if isinstance(found, Pattern):
+                    self.patterns.append(found)
+                    self._taken.update(found.nodes)
+                else:
+                    self.left.append(found)
+
+    def _module(self, node: Any) -> Any:
+        return self._modules.get(node.target) if isinstance(node, fx.Node) and node.op == "call_module" else None
+
+    def _pattern(self, node: fx.Node, bn: nn.Module) -> Pattern | Left:
+        source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+        conv = self._module(source)
+        if not isinstance(source, fx.Node) or type(conv) not in CONVOLUTIONS:
+            outside = isinstance(source, fx.Node) and source.op in ("placeholder", "call_module")
+            return Left(bn, _no_convolution(conv), outside)
+        if (reason := self._refusal(source, conv, bn)) is not None:
+            return Left(bn, reason)
+        nodes, residual = [source, node], None
+        addition = self._only_user(node)
+        if addition is not None and (other := self._other_operand(addition, node, source)) is not None:
+            nodes, residual = [*nodes, addition], other
+        elif addition is not None and self._activation(addition, node) is None:
+            addition = None
+        last = self._only_user(nodes[-1])
+        act, activation = None, (0, 0.0)
+        if last is not None and (known := self._activation(last, nodes[-1])) is not None:
+            nodes.append(last)
+            act, activation = self._module(last), known
+        if self._written_between(nodes):
+            return Left(bn, "something else is computed in place between its parts")
+        return Pattern(nodes, residual, conv, bn, act, activation)
+
+    def _refusal(self, source: fx.Node, conv: Any, bn: Any) -> str | None:
+        """Why a convolution and the norm behind it stay apart."""
+        if len(source.users) != 1:
+            return "the convolution's result is used elsewhere too"
+        if len(source.args) != 1 or source.kwargs:
+            return "the convolution is given more than its input"
+        if (reason := module_refusal(conv, bn, self._root.training)) is not None:
+            return reason
+        for module in (conv, bn):
+            if module in self._reused:
+                return f"the {type(module).__name__} is shared, or used more than once"
+        return None
+
+    def _only_user(self, node: fx.Node) -> fx.Node | None:
+        users = list(node.users)
+        return users[0] if len(users) == 1 and users[0].op != "output" else None
+
+    def _other_operand(self, addition: fx.Node, node: fx.Node, conv: fx.Node) -> fx.Node | None:
+        """What is added to ``node`` by ``addition``, where a fused operation may add it."""
+        function = addition.op == "call_function" and addition.target in _ADDITIONS
+        method = addition.op == "call_method" and addition.target in ("add", "add_")
+        if not (function or method) or addition.kwargs or len(addition.args) != 2 or addition in self._taken:
+            return None
+        a, b = addition.args
+        other = b if a is node else a
+        if not isinstance(other, fx.Node) or other is node:
+            return None
+        in_place = addition.target in (operator.iadd, "add_")
+        if in_place and a is not node:  # the other operand is changed
+            return None
+        later = self._order[self._position[addition] + 1 :]
+        if any(other in n.all_input_nodes and self._writes(n) for n in later):  # it is kept for backward
+            return None
+        return None if self._written_between([conv, node, addition]) else other
+
+    def _activation(self, node: fx.Node, operand: fx.Node) -> tuple[int, float] | None:
+        """The number and parameter of a known activation of ``operand``, and nothing else."""
+        if not node.args or node.args[0] is not operand or len(node.all_input_nodes) != 1:
+            return None
+        module = self._module(node)
+        if module is not None:
+            return module_activation(module)
+        if node.op == "call_method":
+            plain = node.target in _METHODS and len(node.args) == 1 and not node.kwargs
+            return (ACTIVATIONS.index(str(node.target).rstrip("_")), 0.0) if plain else None
+        if node.op != "call_function":
+            return None
+        return function_activation(node.target, list(node.args[1:]), dict(node.kwargs))
+
+    def _written_between(self, nodes: list[fx.Node]) -> bool:
+        """Whether something beside ``nodes`` writes in place after the first and before the last of them."""
+        between = self._order[self._position[nodes[0]] + 1 : self._position[nodes[-1]]]
+        return any(n not in nodes and self._writes(n) for n in between)
+
+    def _writes(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            module = self._module(node)
+            return module is None or not is_leaf(module) or hooked(module) or bool(getattr(module, "inplace", False))
+        if node.op == "call_method":
+            return str(node.target).endswith("_") or str(node.target).startswith("__i")
+        if node.op != "call_function":
+            return False
+        name = getattr(node.target, "__name__", "_")
+        in_place = getattr(node.target, "__module__", "") == "_operator" and (name.startswith("i") or name == "setitem")
+        flags = [*node.args, *node.kwargs.values()]
+        return (
+            (in_place and name not in ("index", "inv", "invert", "is_", "is_not"))
+            or name.endswith("_")
+            or True in [v for v in flags if isinstance(v, bool)]
+            or "out" in node.kwargs
+        )
+
+
+def _no_convolution(before: nn.Module | None) -> str:
+    if before is not None and isinstance(before, tuple(CONVOLUTIONS)):
+        return f"{type(before).__name__} is a subclass, whose forward may do something else"
+    return "no convolution before it"
+
+
+def module_refusal(conv: Any, bn: Any, training: bool) -> str | None:
+    """Why two modules, though one follows the other, stay apart; ``training``: the mode of the module around them."""
+    if type(bn) not in NORMS:
+        return f"{type(bn).__name__} is not torch.nn's own batch norm"
+    if type(conv) not in CONVOLUTIONS:
+        return _no_convolution(conv)
+    if CONVOLUTIONS[type(conv)] != NORMS[type(bn)]:
+        return f"{type(bn).__name__} behind {type(conv).__name__}: of different numbers of dimensions"
+    for module in (conv, bn):
+        name = type(module).__name__
+        if parametrize.is_parametrized(module):
+            return f"the {name} is parametrized"
+        if "forward" in vars(module):
+            return f"the forward of the {name} was replaced on the object"
+        if hooked(module):
+            return f"the {name} has hooks"
+    if bn.training != training or conv.training != training:
+        return f"the batch norm is in {_mode(bn.training)} mode, what is around it in {_mode(training)} mode"
+    return None
+
+
+def _mode(training: bool) -> str:
+    return "training" if training else "evaluation"
+
+
+def module_activation(module: Any) -> tuple[int, float] | None:
+    """The number and parameter of an activation module, None where convkit has no such activation."""
+    name = _MODULES.get(type(module))
+    if name is None or hooked(module) or getattr(module, "approximate", "none") != "none":
+        return None
+    alpha = {"leaky_relu": "negative_slope", "elu": "alpha"}.get(name)
+    return ACTIVATIONS.index(name), 0.0 if alpha is None else float(getattr(module, alpha))
+
+
+def function_activation(function: Any, arguments: list[Any], settings: dict[Any, Any]) -> tuple[int, float] | None:
+    """The same of a function that is called with an operand and these arguments."""
+    name = _FUNCTIONS.get(function)
+    settings.pop("inplace", None)
+    if name is None or settings.pop("approximate", "none") != "none":
+        return None
+    parameter = {"leaky_relu": ("negative_slope", 0.01), "elu": ("alpha", 1.0)}.get(name)
+    alpha: Any = 0.0
+    if parameter is not None:
+        alpha = arguments.pop(0) if arguments else settings.pop(parameter[0], parameter[1])
+    if settings or any(not isinstance(v, bool) for v in arguments) or not isinstance(alpha, (int, float)):
+        return None
+    return ACTIVATIONS.index(name), float(alpha)

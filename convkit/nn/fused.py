@@ -1,0 +1,159 @@
+"""ConvBNReLU1d, ConvBNReLU2d, ConvBNReLU3d, and the call that fused models make of a convolution and a batch norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convkit.autograd.activations import activate
+from convkit.functional.batch_norm import BatchNorm, conv_bn_act
+from convkit.functional.convolution import prepare_conv, prepare_conv_transpose
+from convkit.functional.fused import activation_number
+from convkit.nn.convolution import Conv1d, Conv2d, Conv3d
+from convkit.nn.options import Options
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def hooked(module: torch.nn.Module) -> bool:
+    """Whether a call of ``module`` does more than its class's forward: hooks, or a forward of its own."""
+    own = vars(module)
+    return any(own[name] for name in _HOOKS) or "forward" in own
+
+
+def fusable(conv: Any, bn: Any, x: Tensor) -> bool:
+    """Whether calling ``conv``, then ``bn``, does what one operation can: no hooks, and a batch that is not empty."""
+    return not (hooked(conv) or hooked(bn)) and x.dim() == len(conv.kernel_size) + 2 and x.numel() > 0
+
+
+def conv_norm_act(
+    conv: Any, bn: Any, x: Tensor, residual: Tensor | None, activation: tuple[int, float], group: Any = None
+) -> Tensor:
+    """activation(bn(conv(x)) + residual), with all that a call of torch.nn's two modules does.
+
+    ``conv``: a (transposed) convolution of torch.nn or convkit.nn; ``bn``: a batch norm of torch.nn of as many
+    dimensions. ``group``: of processes whose statistics are taken together in training.
+    """
+    if not fusable(conv, bn, x):
+        y = bn(conv(x))
+        return activate(y if residual is None else y + residual, *activation)
+    training = bn.training or (bn.running_mean is None and bn.running_var is None)
+    momentum = _momentum(bn)
+    keeps = not bn.training or bn.track_running_stats
+    mean, var = (bn.running_mean, bn.running_var) if keeps else (None, None)
+    norm = BatchNorm(mean, var, bn.weight, bn.bias, training, momentum, bn.eps, group)
+    prepared = _prepare(conv, x)
+    return conv_bn_act(prepared, conv.transposed, norm, residual, activation, getattr(conv, "backend", None))
+
+
+def _prepare(conv: Any, x: Tensor) -> Any:
+    ndim = len(conv.kernel_size)
+    strict = getattr(conv, "strict", False)
+    if conv.transposed:
+        if conv.padding_mode != "zeros":
+            raise ValueError(f"Only `zeros` padding mode is supported for ConvTranspose{ndim}d")
+        settings = conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation, strict
+        return prepare_conv_transpose(f"conv_transpose{ndim}d", ndim, x, conv.weight, conv.bias, *settings)
+    settings = conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode, strict
+    return prepare_conv(f"conv{ndim}d", ndim, x, conv.weight, conv.bias, *settings)
+
+
+def _momentum(bn: Any) -> float:
+    """The weight of this batch in the running statistics; counts the batch, as torch.nn.BatchNorm's forward does."""
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:
+            return 1.0 / float(bn.num_batches_tracked)
+    return 0.0 if bn.momentum is None else float(bn.momentum)
+
+
+class FusedLayer(Options):
+    """A convolution, batch norm, an optional residual, and an activation, computed together.
+
+    The convolution and the norm are the submodules ``conv`` and ``bn``, with torch.nn's parameters, buffers and
+    initialisation. In training the statistics come out of the convolution, and of its result and the layer's only the
+    first is kept for backward; in evaluation without gradients all is one kernel.
+
+    Beyond the arguments of the convolution (its bias is off by default) and of the norm: ``activation`` and its
+    ``alpha`` as in functional.fused_conv2d, None for none; ``process_group``: statistics over the processes of this
+    torch.distributed group, as torch.nn.SyncBatchNorm takes them. Hooks of the submodules are called; the layer
+    then runs them one after the other.
+    """
+
+    _convolution: type[torch.nn.Module]
+    _norm: type[torch.nn.Module]
+    _shown = ()
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        activation: str | None = "relu",
+        alpha: float | None = None,
+        process_group: Any = None,
+        strict: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._activation = activation_number(activation, alpha)
+        self.activation, self.alpha, self.process_group = activation, alpha, process_group
+        settings: Any = (stride, padding, dilation, groups, bias, padding_mode, device, dtype)
+        convolution: Any = self._convolution
+        norm: Any = self._norm
+        self.conv = convolution(in_channels, out_channels, kernel_size, *settings, strict=strict, backend=backend)
+        self.bn = norm(out_channels, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """activation(bn(conv(input)) + residual)."""
+        return conv_norm_act(self.conv, self.bn, input, residual, self._activation, self.process_group)
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}" + ("" if self.alpha is None else f", alpha={self.alpha}")
+
+
+class ConvBNReLU1d(FusedLayer, torch.nn.Module):
+    """Conv1d, BatchNorm1d, an optional residual, and ReLU (or another activation) in one.
+
+    Shapes: input (N, C, L), residual and result (N, K, L_out).
+    """
+
+    _convolution, _norm = Conv1d, torch.nn.BatchNorm1d
+
+
+class ConvBNReLU2d(FusedLayer, torch.nn.Module):
+    """Conv2d, BatchNorm2d, an optional residual, and ReLU (or another activation) in one.
+
+    Shapes: input (N, C, H, W), residual and result (N, K, H_out, W_out).
+    """
+
+    _convolution, _norm = Conv2d, torch.nn.BatchNorm2d
+
+
+class ConvBNReLU3d(FusedLayer, torch.nn.Module):
+    """Conv3d, BatchNorm3d, an optional residual, and ReLU (or another activation) in one.
+
+    Shapes: input (N, C, D, H, W), residual and result (N, K, D_out, H_out, W_out).
+    """
+
+    _convolution, _norm = Conv3d, torch.nn.BatchNorm3d

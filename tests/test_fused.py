@@ -1,0 +1,489 @@
+"""Fused convolution: one kernel gives what the chain gives; ConvBNReLU behaves as torch.nn's three modules do."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
+import convkit
+import convkit.functional as CF
+from convkit import backends
+from convkit.autograd.recipe import recipe_of
+from convkit.backends.base import RAW_OPS
+from convkit.testing.catalogue import CONVOLUTIONS, TRANSPOSED
+from convkit.testing.memory import kept_bytes
+
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda v: v,
+    "relu": F.relu,
+    "leaky_relu": lambda v: F.leaky_relu(v, 0.1),
+    "elu": lambda v: F.elu(v, 0.1),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "silu": F.silu,
+    "gelu": F.gelu,
+}
+ALPHA = 0.1
+LAYERS = {1: convkit.nn.ConvBNReLU1d, 2: convkit.nn.ConvBNReLU2d, 3: convkit.nn.ConvBNReLU3d}
+TORCH = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
+CHAINS = [c for c in CONVOLUTIONS if c.symmetric and c.input[0] * len(c.input) > 0]
+
+
+def leaf(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape) + seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+class Unfused(nn.Module):
+    """PyTorch's modules, with the names that ConvBNReLU gives them."""
+
+    def __init__(self, conv: nn.Module, bn: nn.Module, activation: str | None = "relu") -> None:
+        super().__init__()
+        self.conv, self.bn, self.activation = conv, bn, ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = self.bn(self.conv(x))
+        return self.activation(y if residual is None else y + residual)
+
+
+def pair(ndim: int = 2, activation: str | None = "relu", channels: int = 4, **norm: Any) -> tuple[nn.Module, Unfused]:
+    """A fused layer and PyTorch's, of the same weights, in float64."""
+    torch.manual_seed(0)
+    conv, bn = TORCH[ndim]
+    theirs = Unfused(conv(3, channels, 3, padding=1, bias=False), bn(channels, **norm), activation).double()
+    ours = LAYERS[ndim](3, channels, 3, padding=1, activation=activation, alpha=ALPHA, **norm).double()
+    if norm.get("affine", True):
+        nn.init.uniform_(theirs.bn.weight, 0.5, 1.5)
+        nn.init.normal_(theirs.bn.bias)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_one_kernel_gives_what_the_chain_gives(activation: str | None) -> None:
+    """All convolutions of the catalogue, with and without derivatives, with and without scale, bias and residual."""
+    for i, case in enumerate(CONVOLUTIONS):
+        x, w, b, s = leaf(*case.input), leaf(*case.weight), leaf(case.weight[0]), leaf(case.weight[0], seed=1)
+        residual = leaf(*case.output) if i % 2 else None
+        bias, scale = (b if i % 3 else None), (s if i % 4 else None)
+        padding = tuple(zip(case.spec.pad_before, case.spec.pad_after))
+        ndim, settings = case.dims, (case.spec.stride, padding, case.spec.dilation, case.groups)
+        u = getattr(CF, f"conv{ndim}d")(x, w, None, *settings)
+        v = u if scale is None else u * scale.view(-1, *(1,) * ndim)
+        v = v if bias is None else v + bias.view(-1, *(1,) * ndim)
+        expected = ACTIVATIONS[activation](v if residual is None else v + residual)
+        epilogue = {"scale": scale, "residual": residual, "activation": activation, "alpha": ALPHA}
+        fused = getattr(CF, f"fused_conv{ndim}d")
+        with torch.no_grad():
+            torch.testing.assert_close(fused(x, w, bias, *settings, **epilogue), expected.detach())
+        got = fused(x, w, bias, *settings, **epilogue)
+        torch.testing.assert_close(got, expected)
+        if got.numel():
+            leaves = [t for t in (x, w, bias, scale, residual) if t is not None]
+            gradients = (torch.autograd.grad(y.sin().sum(), leaves) for y in (got, expected))
+            for g, want in zip(*gradients):
+                torch.testing.assert_close(g, want)
+
+
+def test_transposed_convolutions_too() -> None:
+    for i, case in enumerate(TRANSPOSED):
+        activation = list(ACTIVATIONS)[i % len(ACTIVATIONS)]
+        x, w, ndim = leaf(*case.input), leaf(*case.weight), case.dims
+        b, s, residual = leaf(case.output[1]), leaf(case.output[1], seed=1), leaf(*case.output)
+        settings = (case.spec.stride, case.spec.pad_before, case.output_padding, case.groups, case.spec.dilation)
+        u = getattr(F, f"conv_transpose{ndim}d")(x, w, None, *settings)
+        shape = (-1, *(1,) * ndim)
+        expected = ACTIVATIONS[activation](u * s.view(shape) + b.view(shape) + residual)
+        fused = getattr(CF, f"fused_conv_transpose{ndim}d")
+        with torch.no_grad():
+            got = fused(x, w, b, *settings, scale=s, residual=residual, activation=activation, alpha=ALPHA)
+            torch.testing.assert_close(got, expected.detach())
+        got = fused(x, w, b, *settings, scale=s, residual=residual, activation=activation, alpha=ALPHA)
+        torch.testing.assert_close(got, expected)
+        leaves = [x, w, b, s, residual]
+        if got.numel():
+            for g, want in zip(*(torch.autograd.grad(y.sin().sum(), leaves) for y in (got, expected))):
+                torch.testing.assert_close(g, want)
+
+
+def test_unbatched_and_half_precision_inputs() -> None:
+    x, w, residual = leaf(3, 6, 5), leaf(4, 3, 3, 3), leaf(4, 4, 3)
+    with torch.no_grad():
+        got = CF.fused_conv2d(x, w, residual=residual, activation="relu")
+        torch.testing.assert_close(got, F.relu(F.conv2d(x, w) + residual))
+        half = [t.bfloat16() for t in (x, w, residual)]
+        low = CF.fused_conv2d(half[0], half[1], residual=half[2], activation="silu")
+        exact = F.silu(F.conv2d(half[0].double(), half[1].double()) + half[2].double())
+        assert low.dtype is torch.bfloat16
+        # Sums in float32, rounded once: half a unit in the last place of bfloat16, and what 27 products add to it.
+        torch.testing.assert_close(low.double(), exact, rtol=2**-8, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = CF.fused_conv2d(x.float(), w.float(), residual=residual.float(), activation="silu")
+    assert mixed.dtype is torch.bfloat16
+
+
+def test_bad_arguments() -> None:
+    x, w = torch.randn(1, 3, 5, 5), torch.randn(4, 3, 3, 3)
+    with pytest.raises(ValueError, match="unknown activation 'swish': must be one of 'identity', 'relu'"):
+        CF.fused_conv2d(x, w, activation="swish")
+    with pytest.raises(RuntimeError, match=r"scale has shape \[3\], but must have the shape \[4\]"):
+        CF.fused_conv2d(x, w, scale=torch.ones(3))
+    with pytest.raises(RuntimeError, match=r"residual has shape \[1, 4, 1, 1\], but must have the shape"):
+        CF.fused_conv2d(x, w, residual=torch.ones(1, 4, 1, 1))
+    with pytest.raises(RuntimeError, match=r"residual is of torch\.float64"):
+        CF.fused_conv2d(x, w, residual=torch.ones(1, 4, 3, 3).double())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_derivatives_of_the_layer(activation: str | None) -> None:
+    layer = pair(2, activation, 2, track_running_stats=False)[0]
+
+    def run(x: Tensor, w: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        parameters = {"conv.weight": w, "bn.weight": weight, "bn.bias": bias}
+        return torch.func.functional_call(layer, parameters, (x, residual))
+
+    arguments = leaf(2, 3, 3, 2), leaf(2, 3, 3, 3), leaf(2, seed=1), leaf(2, seed=2), leaf(2, 2, 3, 2)
+    assert gradcheck(run, arguments, check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(run, arguments, fast_mode=True, check_fwd_over_rev=True)
+    assert gradcheck(lambda *t: run(*t, None), arguments[:4], fast_mode=True)
+
+
+def test_derivatives_with_running_statistics() -> None:
+    layer, theirs = pair()
+    x = leaf(2, 3, 4, 4)
+    layer(x), theirs(x)
+    layer.eval(), theirs.eval()
+    assert gradcheck(layer, (x,), fast_mode=True) and gradgradcheck(layer, (x,), fast_mode=True)
+    gradients = (torch.autograd.grad(m(x).sin().sum(), [x, *m.parameters()]) for m in (layer, theirs))
+    for g, want in zip(*gradients):
+        torch.testing.assert_close(g, want)
+
+
+def test_large_values_have_finite_second_derivatives() -> None:
+    """Where an activation is an identity, the exponential of the branch not taken overflows."""
+    for activation in ("elu", "silu", "gelu", "sigmoid", "tanh"):
+        x, w = torch.full((1, 1, 2, 2), 200.0, requires_grad=True), torch.ones(1, 1, 1, 1, requires_grad=True)
+        y = CF.fused_conv2d(x, w, activation=activation)
+        (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(g.sum(), x)
+        assert bool(second.isfinite().all()), activation
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "cumulative": {"momentum": None},
+    "not affine": {"affine": False},
+    "no running statistics": {"track_running_stats": False},
+    "momentum and eps": {"momentum": 0.3, "eps": 0.1},
+}
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_training_is_pytorchs(ndim: int, setting: str) -> None:
+    """Losses, gradients, running statistics and evaluation over several steps; state_dicts are exchangeable."""
+    ours, theirs = pair(ndim, **SETTINGS[setting])
+    optimizers = [torch.optim.SGD(m.parameters(), 0.1, momentum=0.9) for m in (ours, theirs)]
+    for step in range(5):
+        x, residual = leaf(4, 3, *(5,) * ndim, seed=step), leaf(4, 4, *(5,) * ndim) if step % 2 else None
+        losses = [m.train()(x, residual).square().mean() for m in (ours, theirs)]
+        torch.testing.assert_close(*losses)
+        for loss, optimizer in zip(losses, optimizers):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for key, value in ours.state_dict().items():
+            torch.testing.assert_close(value, theirs.state_dict()[key])
+        with torch.no_grad():
+            torch.testing.assert_close(ours.eval()(x, residual), theirs.eval()(x, residual))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+
+
+def test_layers_over_the_catalogue() -> None:
+    for case in CHAINS:
+        out, per_group = case.weight[:2]
+        settings = (case.weight[2:], case.spec.stride, case.spec.pad_before, case.spec.dilation, case.groups)
+        conv, bn = TORCH[case.dims]
+        theirs = Unfused(conv(per_group * case.groups, out, *settings), bn(out)).double()
+        ours = LAYERS[case.dims](per_group * case.groups, out, *settings, bias=True).double()
+        ours.load_state_dict(theirs.state_dict())
+        x, residual = leaf(*case.input), leaf(*case.output)
+        if case.output[0] * torch.Size(case.output[2:]).numel() == 1:
+            with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+                ours(x)
+            continue
+        results = []
+        for layer in (ours, theirs):
+            z = layer(x, residual)
+            results.append([z, *torch.autograd.grad(z.square().sum(), [x, residual, *layer.parameters()])])
+        # The bias before a batch norm has no gradient: what is left is rounding, of sums as large as the others.
+        scale = max(float(t.detach().abs().max()) for t in results[1])
+        for got, want in zip(*results):
+            torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-9 * scale, msg=lambda m, c=case: f"{c.name}: {m}")
+
+
+def test_one_value_per_channel() -> None:
+    ours, theirs = pair()
+    x = torch.randn(1, 3, 1, 1).double()
+    for layer in (ours, theirs):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got input size"):
+            layer(x)
+    assert ours.bn.num_batches_tracked == theirs.bn.num_batches_tracked
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_mixed_dtypes() -> None:
+    torch.manual_seed(0)
+    layer, theirs = (m.float() for m in pair())
+    x = torch.randn(4, 3, 6, 6)
+    for m in (layer, theirs):
+        m.conv.bfloat16()
+    results = [m(x.bfloat16()) for m in (layer, theirs)]
+    assert results[0].dtype is torch.bfloat16 and layer.bn.running_mean.dtype is torch.float32
+    # PyTorch rounds before the relu, and the batch norm of a rounded result: two units in the last place.
+    torch.testing.assert_close(*results, rtol=2**-6, atol=2**-6)
+    with pytest.raises(RuntimeError, match="mixed dtype"):
+        layer.conv.double()(x.double())
+        layer(x.double())
+    layer, theirs = (m.float() for m in pair())
+    with torch.autocast("cpu", torch.bfloat16):
+        results = [m(x, x[:, :1].expand(-1, 4, -1, -1)) for m in (layer, theirs)]
+    assert results[0].dtype is results[1].dtype
+    torch.testing.assert_close(*results, rtol=2**-6, atol=2**-6)
+
+
+def test_inputs_that_one_operation_does_not_take() -> None:
+    """Unbatched and empty inputs, and a residual that broadcasts, are PyTorch's to judge."""
+    ours, theirs = pair()
+    with pytest.raises(ValueError, match="expected 4D input"):
+        ours(torch.randn(3, 5, 5).double())
+    empty = torch.randn(0, 3, 5, 5).double()
+    assert ours(empty).shape == theirs(empty).shape
+    residual = leaf(1, 4, 1, 5)
+    x = leaf(2, 3, 5, 5)
+    torch.testing.assert_close(ours(x, residual), theirs(x, residual))
+    ours.bn = nn.BatchNorm2d(5).double()
+    with pytest.raises(RuntimeError, match="running_mean should contain 4 elements not 5"):
+        ours(x)
+
+
+def test_hooks_of_the_submodules_are_called() -> None:
+    ours, theirs = pair()
+    seen: list[Tensor] = []
+    x = leaf(2, 3, 5, 5)
+    ours.conv.register_forward_hook(lambda module, args, out: seen.append(out))
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(seen[0], theirs.conv(x))
+
+
+@pytest.mark.parametrize("wanted", list(itertools.product([True, False], repeat=3)))
+def test_only_the_gradients_asked_for_are_computed(wanted: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of input, filters and batch norm."""
+    layer, calls = pair()[0], []
+    native = type(backends.get("native"))
+    for op in RAW_OPS:
+        plain = getattr(native, op)
+        monkeypatch.setattr(native, op, lambda *a, _op=op, _plain=plain: (calls.append(_op), _plain(*a))[1])
+    x = leaf(2, 3, 5, 5).requires_grad_(wanted[0])
+    layer.conv.weight.requires_grad_(wanted[1])
+    for p in (layer.bn.weight, layer.bn.bias):
+        p.requires_grad_(wanted[2])
+    z = layer(x)
+    assert calls == ["conv_fprop_stats", "bn_act"]
+    if any(wanted):
+        z.sum().backward()
+    expected = {"bn_act_bwd_reduce"} if any(wanted) else set()
+    expected |= {"bn_act_bwd"} if any(wanted[:2]) else set()
+    expected |= {op for op, needs in zip(("conv_dgrad", "conv_wgrad"), wanted) if needs}
+    assert set(calls[2:]) == expected and len(calls) == 2 + len(expected)
+
+
+# --- memory: a layer keeps the convolution's result, and whoever reads the layer's result keeps nothing ---
+
+
+def chain(n: int) -> tuple[nn.Sequential, nn.Sequential]:
+    torch.manual_seed(0)
+    theirs = [Unfused(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)) for _ in range(n)]
+    ours = nn.Sequential(*(convkit.nn.ConvBNReLU2d(4, 4, 3, padding=1) for _ in range(n))).double()
+    ours.load_state_dict(nn.Sequential(*theirs).state_dict())
+    return ours, nn.Sequential(*theirs).double()
+
+
+def test_a_chain_keeps_half() -> None:
+    ours, theirs = chain(6)
+    x = leaf(2, 4, 32, 32)
+    input_bytes = x.numel() * x.element_size()
+    kept = [kept_bytes(m, x) - input_bytes for m in (ours, theirs)]
+    vectors = 6 * 5 * 4 * 4 * 8  # a few numbers per channel and layer
+    assert kept[0] <= kept[1] / 2 + vectors
+    assert kept[0] >= 6 * input_bytes  # the convolutions' results
+
+
+class Block(nn.Module):
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x), x)
+
+
+def test_a_residual_block_keeps_three_quarters() -> None:
+    ours, theirs = (nn.Sequential(*(Block(*pair_) for pair_ in zip(m[::2], m[1::2]))) for m in chain(6))
+    x = leaf(2, 4, 32, 32)
+    input_bytes = x.numel() * x.element_size()
+    kept = [kept_bytes(m, x) - input_bytes for m in (ours, theirs)]
+    assert kept[0] <= 0.75 * kept[1]
+    results = [[z := m(x), *torch.autograd.grad(z.sin().sum(), [x, *m.parameters()])] for m in (ours, theirs)]
+    for got, want in zip(*results):
+        torch.testing.assert_close(got, want)
+
+
+def gradients(run: Callable[[Tensor], Tensor], *modules: nn.Module, order: int = 1) -> list[Tensor]:
+    x = leaf(2, 4, 6, 6)
+    leaves = [x, *(p for m in modules for p in m.parameters())]
+    value = run(x).sin().sum()
+    for _ in range(order):
+        found = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+        value = sum(g.sin().sum() for g in found if g is not None)
+    return [torch.zeros(1) if g is None else g.detach() for g in found]
+
+
+USES: dict[str, Callable[[nn.Sequential], Callable[[Tensor], Tensor]]] = {
+    "several readers": lambda m: lambda x: m[1](z := m[0](x)) + m[2](z) * z,
+    "changed in place before it is read": lambda m: lambda x: m[1](m[0](x).mul_(2)),
+    "changed in place afterwards": lambda m: lambda x: (m[1](z := m[0](x)), z.detach().mul_(2))[0],
+    "a view is read": lambda m: lambda x: m[1](m[0](x)[:, :, 1:]),
+    "detached": lambda m: lambda x: m[1](m[0](x).detach()),
+    "checkpointed": lambda m: lambda x: m[2](checkpoint(lambda t: m[1](m[0](t)), x, use_reentrant=False)),
+    "kept elsewhere": lambda m: lambda x: saved_elsewhere(m, x),
+    "retained": lambda m: lambda x: retained(m[1](m[0](x)), x),
+}
+
+
+def saved_elsewhere(m: nn.Module, x: Tensor) -> Tensor:
+    with torch.autograd.graph.save_on_cpu():
+        return m(x)
+
+
+def retained(z: Tensor, x: Tensor) -> Tensor:
+    torch.autograd.grad(z.sum(), x, retain_graph=True)
+    return z
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("use", USES)
+def test_what_is_computed_again_is_what_was(use: str, order: int) -> None:
+    ours, theirs = chain(3)
+    if use == "changed in place afterwards":  # PyTorch has kept it, and refuses
+        expected = gradients(lambda x: theirs[1](theirs[0](x)), theirs, order=order)
+    elif use == "changed in place before it is read":  # PyTorch's relu has kept it, and refuses
+        expected = gradients(lambda x: theirs[1](theirs[0](x) * 2), theirs, order=order)
+    elif use == "checkpointed" and order == 2:
+        return
+    else:
+        expected = gradients(USES[use](theirs), theirs, order=order)
+    for got, want in zip(gradients(USES[use](ours), ours, order=order), expected):
+        torch.testing.assert_close(got, want)
+
+
+def test_a_step_before_backward_changes_nothing() -> None:
+    """The filter gradient of the second layer needs the first layer's result, not what its weights are by then."""
+    ours, theirs = chain(2)
+    x, results = leaf(2, 4, 6, 6), []
+    for m in (ours, theirs):
+        z = m(x)
+        with torch.no_grad():
+            m[0].bn.weight.mul_(3)
+        results.append(torch.autograd.grad(z.sin().sum(), m[1].conv.weight)[0])
+    torch.testing.assert_close(*results)
+    z = ours(x)
+    with torch.no_grad():
+        ours[1].conv.weight.mul_(3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
+def test_recipes_are_not_copied() -> None:
+    ours = chain(1)[0]
+    z = ours(leaf(2, 4, 6, 6))
+    assert recipe_of(z) is not None
+    for copied in (pickle.loads(pickle.dumps(z.detach())), z.clone(), z.detach(), copy.deepcopy(z.detach())):
+        assert recipe_of(copied) is None
+    buffer = io.BytesIO()
+    torch.save(z, buffer)
+    buffer.seek(0)
+    assert recipe_of(torch.load(buffer, weights_only=False)) is None
+    with torch.no_grad():
+        assert recipe_of(ours(leaf(2, 4, 6, 6))) is None
+    z.data.zero_()
+    z.add_(1)
+    assert recipe_of(z) is None
+
+
+def test_plain_layers_keep_recipes_too() -> None:
+    ours, theirs = chain(1)
+    ours.append(convkit.nn.Conv2d(4, 4, 1)), theirs.append(nn.Conv2d(4, 4, 1))
+    theirs[1].load_state_dict(ours.double()[1].state_dict())
+    x = leaf(2, 4, 8, 8)
+    assert kept_bytes(ours, x) < 0.75 * kept_bytes(theirs.double(), x)
+    for got, want in zip(gradients(ours, ours, order=2), gradients(theirs, theirs, order=2)):
+        torch.testing.assert_close(got, want)
+
+
+# --- compiled, transformed, copied ---
+
+
+def test_the_layer_compiles_whole() -> None:
+    torch._dynamo.reset()
+    ours = chain(2)[0]
+    eager = copy.deepcopy(ours)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    x = leaf(2, 4, 6, 6)
+    for mode in (True, False):
+        ours.train(mode), eager.train(mode)
+        results = [
+            [z := m(x), *torch.autograd.grad(z.sin().sum(), [x, *p.parameters()])]
+            for m, p in ((compiled, ours), (eager, eager))
+        ]
+        for got, want in zip(*results):
+            torch.testing.assert_close(got, want)
+        for key, value in ours.state_dict().items():
+            torch.testing.assert_close(value, eager.state_dict()[key])
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), eager(x))
+    torch._dynamo.reset()
+
+
+def test_transforms() -> None:
+    layer = pair(2, "gelu", 2)[0].eval()
+    x, w = leaf(2, 3, 3, 3).detach(), layer.conv.weight.detach()
+
+    def loss(w: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"conv.weight": w}, (x,)).sin().sum()
+
+    torch.testing.assert_close(torch.func.hessian(loss)(w), torch.autograd.functional.hessian(loss, w))
+    per_sample = torch.func.vmap(torch.func.grad(lambda t: layer(t[None]).sin().sum()))(x)
+    torch.testing.assert_close(per_sample[1], torch.func.grad(lambda t: layer(t[None]).sin().sum())(x[1]))
+
+
+def test_layers_copy_and_show_themselves() -> None:
+    layer = convkit.nn.ConvBNReLU2d(3, 4, 3, activation="leaky_relu", alpha=0.1)
+    x = torch.randn(2, 3, 5, 5)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(other.eval()(x), copy.deepcopy(layer).eval()(x))
+    assert "activation=leaky_relu, alpha=0.1" in repr(layer)
+    with pytest.raises(ValueError, match="unknown activation"):
+        convkit.nn.ConvBNReLU2d(3, 4, 3, activation="mish")
