@@ -284,6 +284,34 @@ def test_invalid_offsets_are_harmless(layout):
         assert not native.pool_select_bwd(x, broken, (9, 9), large, cl).any()
 
 
+SCATTERED = {
+    "overlapping": ((17, 23), spec_of(2, 5, 1, 2)),
+    "dilated": ((19, 21), spec_of(2, (4, 3), (2, 1), (3, 2), 2)),
+    "volume": ((7, 9, 11), spec_of(3, 3, 2, 1, ceil_mode=True)),
+    "row": ((300,), spec_of(1, 12, 5, 3)),
+    "adaptive": ((23, 31), adaptive_pool_spec((23, 31), (3, 4))),
+    "adaptive_volume": ((7, 9, 11), adaptive_pool_spec((7, 9, 11), (3, 4, 2))),
+    "adaptive_row": ((1000,), adaptive_pool_spec((1000,), (7,))),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", SCATTERED)
+def test_offsets_of_every_value_go_where_their_indices_say(case, layout):
+    """Of large windows gradients are added one by one; taps may lie in the padding, outside of a window, or be none."""
+    size, spec = SCATTERED[case]
+    taps = torch.tensor(spec.kernel_size).prod().item()
+    g = torch.Generator().manual_seed(5)
+    dy = strided(random((3, 7, *pool_output_size(size, spec)), seed=3).mul(4).round(), layout)
+    offsets = torch.randint(0, min(taps + 20, 256), dy.shape, generator=g)
+    offsets = strided(offsets.to(torch.uint8 if taps <= 255 else torch.int16), layout)
+    cl = is_channels_last(dy)
+    indices = native.pool_indices(offsets, size, spec, cl).flatten(2)
+    named = torch.where(indices >= 0, dy.flatten(2), 0)
+    want = torch.zeros(3, 7, torch.tensor(size).prod().item()).scatter_add_(2, indices.clamp(min=0), named)
+    assert torch.equal(native.pool_select_bwd(dy, offsets, size, spec, cl), want.view(3, 7, *size))
+
+
 def tolerance(x: Tensor, window: int) -> dict[str, float]:
     """Summing `window` terms in either order, in the accumulate type, then one rounding to the dtype."""
     unit = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps

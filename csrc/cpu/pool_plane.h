@@ -36,6 +36,9 @@ struct Plane {
   CONVKIT_INLINE int64_t offset(const TensorView& t) const { return n * t.stride[kN] + c * t.stride[kC]; }
 };
 
+// How many bytes ahead of what is read memory is asked for.
+constexpr int64_t kAhead = 4096;
+
 // One plane as a vector of partial results, and the positions that they come from.
 template <typename Policy, typename T, bool kOffsets>
 CONVKIT_INLINE void reduce_plane(const Policy& policy, const T* src, int64_t count, Vec<pool_accumulate_t<T>>* v,
@@ -45,6 +48,7 @@ CONVKIT_INLINE void reduce_plane(const Policy& policy, const T* src, int64_t cou
   constexpr int lanes = Lanes<A>::count;
   const A pad = pad_value<Policy, T>();
   const auto element = [&](int64_t i) CONVKIT_INLINE_LAMBDA {
+    __builtin_prefetch(src + i + kAhead / static_cast<int64_t>(sizeof(T)), 0, 2);
     const Vec<A> loaded = policy.enter(load_padded(src + i, count - i, pad));
     if constexpr (!Policy::kEntersOnce) return loaded;  // these leave padding what it is
     if (count - i >= lanes) return loaded;

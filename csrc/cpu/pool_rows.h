@@ -127,10 +127,7 @@ struct RowPool {
     }
     if constexpr (Policy::kDivides) {
       for (int64_t j = 0; j < plan.width; ++j) divisors[j] = A{1};
-      for (int64_t q = 0; q < columns; ++q) {
-        const A count = static_cast<A>(divisor_taps(p, 2, q0 + q));
-        for (int64_t g = 0; g < plan.group; ++g) divisors[g * plan.slot + q] = count;
-      }
+      for (int64_t g = 0; g < plan.group; ++g) fill_divisors(p, q0, columns, divisors + g * plan.slot);
     }
   }
 

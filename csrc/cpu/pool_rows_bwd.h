@@ -186,9 +186,10 @@ struct RowGather {
     prepare_divisors();
   }
   void prepare_divisors() {
-    if constexpr (!kSelect)
-      for (int64_t i = 0; i < (windows + kLanes - 1) / kLanes * kLanes; ++i)  // whole vectors divide: by 1 at the end
-        divisors[i] = i < windows ? static_cast<A>(divisor_taps(p, 2, first_window + i)) : A{1};
+    if constexpr (!kSelect) {
+      fill_divisors(p, first_window, windows, divisors);
+      for (int64_t i = windows; i < round_up(windows, kLanes); ++i) divisors[i] = A{1};  // whole vectors divide
+    }
   }
 
   void stage_taps(int64_t at, I* to) {

@@ -10,6 +10,7 @@
 #include "cpu/pool_kernels.h"
 #include "cpu/pool_plane.h"
 #include "cpu/pool_rows_bwd.h"
+#include "cpu/pool_scatter.h"
 #include "cpu/pool_tiles.h"
 #include "cpu/pool_turned.h"
 
@@ -88,8 +89,9 @@ Status pool_select_bwd(const PoolProblem& p, const TensorView& dy, const TensorV
     using T = typename decltype(t)::type;
     if (channels_gather_apply<T, true>(dy, offsets, dx)) return gather_channels<SelectBwd, T>(p, dy, offsets, dx);
     if (plane_applies(p, dx)) return spread_plane<SelectBwd, T>(p, dy, offsets, dx);
-    const bool tiles = tiles_apply(p, dx, dy, offsets);
-    if (turning_back_pays<T>(p, dy, dx, offsets, tiles)) return gather_turned<SelectBwd, T>(p, dy, offsets, dx);
+    const bool tiles = tiles_apply(p, dx, dy, offsets), turned = turning_back_pays<T>(p, dy, dx, offsets, tiles);
+    if (!tiles && scatter_pays(p, turned) && scatter_applies<T>(p)) return scatter_planes<T>(p, dy, offsets, dx);
+    if (turned) return gather_turned<SelectBwd, T>(p, dy, offsets, dx);
     if (tiles) return spread_tiles<T, true>(p, dy, offsets, dx);
     return gather_rows<SelectBwd, T>(p, dy, offsets, dx);
   });

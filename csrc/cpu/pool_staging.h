@@ -14,6 +14,22 @@ namespace {
 // Up to this stride rows are split and joined by shuffles; beyond, engines that need no phases are faster.
 constexpr int64_t kShuffledStride = 3;
 
+// to[i] = what w contributes to the divisor of window first + i. Of sliding windows all but some at the ends are whole,
+// and need no clipping, which costs more than adding a window up.
+template <typename A>
+CONVKIT_INLINE void fill_divisors(const PoolProblem& p, int64_t first, int64_t count, A* to) {
+  const int64_t whole = p.divisor_override != 0 ? 1 : p.kernel[2];
+  int64_t begin = 0, end = count;
+  const auto clipped = [&](int64_t i) {
+    const int64_t taps = divisor_taps(p, 2, first + i);
+    to[i] = static_cast<A>(taps);
+    return taps != whole || p.adaptive;
+  };
+  while (begin < end && clipped(begin)) ++begin;
+  while (begin < end && clipped(end - 1)) --end;
+  for (int64_t i = begin; i < end; ++i) to[i] = static_cast<A>(whole);
+}
+
 // Elements src[0], src[stride], ... (n of them) become elements at, at + 1, ... of a staged row.
 template <typename T>
 CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t at, int64_t s, int64_t phases,

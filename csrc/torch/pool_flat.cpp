@@ -85,13 +85,14 @@ std::tuple<Tensor, Tensor> fractional_max_pool(const Tensor& x, const Tensor& sa
       "convkit: 'samples' must be of x's dtype, and hold ", dims, " numbers per plane of x");
   const FractionalProblem p{xv.size[kN], xv.size[kC], in, kernel, out, dims};
   for (int i = 0; i < kMaxSpatial; ++i) {
-    STD_TORCH_CHECK(kernel[i] >= 1 && kernel[i] <= in[i] && out[i] <= in[i] - kernel[i] + 1,
+    STD_TORCH_CHECK(kernel[i] >= 1 && (out[i] == 0 || (kernel[i] <= in[i] && out[i] <= in[i] - kernel[i] + 1)),
                     "convkit: windows of size ", kernel[i], " cannot give ", out[i], " outputs from an input of size ",
                     in[i]);
   }
   Result y = allocate(x, x.scalar_type(), dims, p.n, p.c, out, channels_last);
   Result indices = allocate(x, ScalarType::Long, dims, with_indices ? p.n : 0, p.c, out, channels_last);
   if (!with_indices) indices.view.data = nullptr;
+  if (numel(y.view) == 0) return {y.tensor, indices.tensor};
   check(Target(x, samples)->fractional_max_pool(p, xv, sv, y.view, indices.view));
   return {y.tensor, indices.tensor};
 }
