@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.differential import OPS, SPOILT, compare, draw_call, spoil
+from tests import differential_pools
+from tests.differential import OPS, SPOILT, Call, compare, draw_call, spoil
 
 ROUNDS = 3
 CALLS = 50
@@ -28,5 +29,27 @@ def test_spoilt_calls(op: str, seed: int) -> None:
     rng = random.Random(f"spoilt {op} {seed}")
     for _ in range(CALLS):
         call = spoil(rng, draw_call(rng, op))
+        difference = compare(call)
+        assert difference is None, f"{call}: {difference}"
+
+
+def draw_pool(rng: random.Random, op: str) -> Call:
+    n = int(op[-2])
+    if op.startswith("max_unpool"):
+        return differential_pools.draw_unpool(rng, n)
+    if op.startswith("fractional"):
+        return differential_pools.draw_fractional(rng, n)
+    while not (call := draw_call(rng, op)).args[0].numel():
+        pass  # spoilt enough
+    return call
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+@pytest.mark.parametrize("op", differential_pools.SPOILT)
+def test_spoilt_calls_of_other_poolings(op: str, seed: int) -> None:
+    rng = random.Random(f"spoilt {op} {seed}")
+    for i in range(CALLS):
+        call = draw_pool(rng, op)
+        call = differential_pools.spoil(rng, call) if i % 8 else call
         difference = compare(call)
         assert difference is None, f"{call}: {difference}"

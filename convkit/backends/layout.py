@@ -32,6 +32,13 @@ def is_channels_last(t: Tensor) -> bool:
     return True
 
 
+def in_layout_of(y: Tensor, x: Tensor) -> Tensor:
+    """``y``, dense, channels_last where ``x`` is."""
+    if is_channels_last(x):
+        return y.contiguous(memory_format=torch.channels_last if y.dim() == 4 else torch.channels_last_3d)
+    return y.contiguous()
+
+
 def result_strides(size: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
     """Strides of a dense (N, C, *spatial) tensor; with ``channels_last``, C varies fastest."""
     last = len(size) - 1

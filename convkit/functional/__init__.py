@@ -41,6 +41,8 @@ from convkit.functional.fused import (
     fused_conv_transpose3d,
 )
 from convkit.functional.lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
+from convkit.functional.mixed_pooling import mixed_pool1d, mixed_pool2d, mixed_pool3d
+from convkit.functional.nmax_pooling import nmax_pool1d, nmax_pool2d, nmax_pool3d
 from convkit.functional.pooling import (
     avg_pool1d,
     avg_pool2d,
@@ -52,6 +54,7 @@ from convkit.functional.pooling import (
     max_pool3d,
     max_pool3d_with_indices,
 )
+from convkit.functional.spectral_pooling import spectral_pool1d, spectral_pool2d, spectral_pool3d
 from convkit.functional.stochastic_pool import stochastic_pool1d, stochastic_pool2d, stochastic_pool3d
 from convkit.functional.unpool import max_unpool1d, max_unpool2d, max_unpool3d
 
@@ -98,6 +101,15 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "mixed_pool1d",
+    "mixed_pool2d",
+    "mixed_pool3d",
+    "nmax_pool1d",
+    "nmax_pool2d",
+    "nmax_pool3d",
+    "spectral_pool1d",
+    "spectral_pool2d",
+    "spectral_pool3d",
     "stochastic_pool1d",
     "stochastic_pool2d",
     "stochastic_pool3d",

@@ -11,7 +11,7 @@ from convkit.autograd.pool import average_pooling, max_pooling
 from convkit.functional.dimensions import public
 from convkit.functional.dtypes import check_adaptive_pool_dtype, check_pool_input, full_precision
 from convkit.functional.plans import plans
-from convkit.problem.adaptive import plan_adaptive_pool
+from convkit.problem.adaptive import plan_adaptive_avg_pool, plan_adaptive_max_pool
 
 
 def _adaptive_avg_pool(ndim: int, input: Tensor, output_size: Any, *, backend: str | None = None) -> Tensor:
@@ -27,7 +27,9 @@ def _adaptive_avg_pool(ndim: int, input: Tensor, output_size: Any, *, backend: s
     Raises PyTorch's TypeError, ValueError, RuntimeError and NotImplementedError before anything is computed.
     """
     check_pool_input(f"adaptive_avg_pool{ndim}d", input)
-    plan = plans.get(plan_adaptive_pool, "avg", ndim, input.shape, output_size)
+    plan = plans.get(plan_adaptive_avg_pool, ndim, input.shape, output_size)
+    if plan is None:
+        return input.mean(tuple(range(-ndim, 0)), keepdim=True)
     check_adaptive_pool_dtype("avg", input, plan.spec.output_size)
     if input.is_complex():
         parts = [_adaptive_avg_pool(ndim, part, output_size, backend=backend) for part in (input.real, input.imag)]
@@ -50,7 +52,7 @@ def _adaptive_max_pool(
     Raises PyTorch's TypeError, ValueError, RuntimeError and NotImplementedError before anything is computed.
     """
     check_pool_input(f"adaptive_max_pool{ndim}d", input)
-    plan = plans.get(plan_adaptive_pool, "max", ndim, input.shape, output_size)
+    plan = plans.get(plan_adaptive_max_pool, ndim, input.shape, output_size)
     check_adaptive_pool_dtype("max", input, plan.spec.output_size)
     return_indices = bool(return_indices)
     if ndim == 3:

@@ -144,7 +144,13 @@ def check_pool_dtype(kind: str, ndim: int, input: Tensor, return_indices: bool) 
             raise _not_implemented("max_pool1d_impl", dtype)
         if dtype not in INTEGERS:
             raise _not_implemented("max_pool3d" if ndim == 3 else "max_pool2d", dtype)
-    elif dtype is not torch.int64:
+    else:
+        check_average_dtype(ndim, dtype)
+
+
+def check_average_dtype(ndim: int, dtype: torch.dtype) -> None:
+    """NotImplementedError for a dtype that avg_pool does not take."""
+    if dtype not in FLOATING and dtype is not torch.int64:
         raise _not_implemented("avg_pool3d_out_frame" if ndim == 3 else "avg_pool2d", dtype)
 
 

@@ -13,10 +13,10 @@ from convkit.autograd.function import differentiable
 from convkit.autograd.lp_pool import lp_pooling
 from convkit.autograd.pool import average_pooling, max_pooling
 from convkit.functional.dimensions import public
-from convkit.functional.dtypes import FLOATING, check_pool_dtype
+from convkit.functional.dtypes import FLOATING, check_average_dtype, check_pool_dtype
 from convkit.functional.plans import plans
+from convkit.functional.windows import enclosing, steps, windows
 from convkit.problem import ConvSpec, PoolSpec, pool_output_size
-from convkit.problem.arguments import Ints
 from convkit.problem.pooling import plan_avg_pool, plan_max_pool
 
 SEMANTICS = ("torch", "norm")
@@ -71,8 +71,21 @@ def _lp_pool(
         check_pool_dtype("max", ndim, input, False)
     else:
         plan = plans.get(
-            plan_avg_pool, ndim, input.shape, kernel_size, stride, padding, ceil_mode, True, None, dilation, strict
+            plan_avg_pool,
+            ndim,
+            input.shape,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode,
+            True,
+            None,
+            dilation,
+            strict,
+            True,
         )
+        if input.dtype not in FLOATING or isinstance(norm_type, complex):
+            _check_powers(ndim, torch.result_type(input, norm_type), norm_type, semantics == "norm")
     spec = plan.spec
     if not limit and ndim == 1 and isinstance(kernel_size, (tuple, list)):
         raise TypeError(
@@ -107,7 +120,7 @@ def _check_types(name: str, input: Any, norm_type: Any, weight: Any, limit: bool
         raise AttributeError(
             f"'{type(input).__name__}' object has no attribute '{attribute}': input of {name} must be a Tensor"
         )
-    if not isinstance(norm_type, (int, float, Tensor, torch.SymFloat, torch.SymInt)):
+    if not isinstance(norm_type, (int, float, complex, Tensor, torch.SymFloat, torch.SymInt)):
         raise TypeError(
             f"pow() received an invalid combination of arguments - got ({type(norm_type).__name__}): "
             f"norm_type of {name} must be an int, a float or a Tensor, not {norm_type!r}"
@@ -116,6 +129,19 @@ def _check_types(name: str, input: Any, norm_type: Any, weight: Any, limit: bool
         raise TypeError(
             f"{name}(): argument 'weight' must be Tensor, not {type(weight).__name__}; allowed: a Tensor or None"
         )
+
+
+def _check_powers(ndim: int, dtype: torch.dtype, norm_type: Any, norm: bool) -> None:
+    """Refuses powers, of this dtype, that PyTorch cannot average or compute; a norm takes all real ones."""
+    if norm and not dtype.is_complex:
+        return
+    if not (dtype.is_floating_point or dtype.is_complex or isinstance(norm_type, Tensor)) and norm_type < 0:
+        raise RuntimeError(
+            f"Integers to negative integer powers are not allowed.; norm_type={norm_type!r} needs a floating input"
+        )
+    if dtype is torch.complex32:
+        raise NotImplementedError("\"pow\" not implemented for 'ComplexHalf'")
+    check_average_dtype(ndim, dtype)
 
 
 def _on_device(name: str, argument: str, value: Any, input: Tensor) -> Any:
@@ -154,8 +180,6 @@ def _pool(
     backend: str | None,
 ) -> Tensor:
     if norm and x.dtype not in FLOATING:
-        if x.is_complex():
-            check_pool_dtype("avg", ndim, x, False)
         x = x.to(torch.get_default_dtype())
     if isinstance(norm_type, Tensor):
         one = norm_type.numel() == 1 and norm_type.dim() <= x.dim() and not norm_type.is_complex()
@@ -180,7 +204,7 @@ def _pool(
 def _composed(x: Tensor, norm_type: float | Tensor, spec: PoolSpec, ndim: int, backend: str | None) -> Tensor:
     """PyTorch's own composition, for what has no kernel: whole numbers, and exponents that change shape or dtype."""
     powers = x.pow(norm_type)
-    check_pool_dtype("avg", ndim, powers, False)
+    check_average_dtype(ndim, powers.dtype)
     mean = average_pooling(powers, spec, backend)
     return _root(mean * prod(spec.kernel_size), norm_type)
 
@@ -197,34 +221,11 @@ def _extreme(x: Tensor, largest: bool, weight: Tensor | None, spec: PoolSpec, ba
         top = max_pooling(signed, spec, False, backend)
         assert isinstance(top, Tensor)
     else:  # all that matters of a weight is whether it is 0
-        top = torch.where(weight > 0, _windows(signed, spec), -inf).flatten(-weight.dim()).max(-1).values
+        top = torch.where(weight > 0, windows(signed, spec), -inf).flatten(-weight.dim()).max(-1).values
     if not largest:
         return -top
     # Minus infinity is the maximum of a window without any element: a dilation beyond the input makes one.
     return top.clamp(min=0) if weight is not None or any(d > 1 for d in spec.dilation) else top
-
-
-def _windows(x: Tensor, spec: PoolSpec) -> Tensor:
-    """The elements of every window (N, C, *out, *kernel_size), minus infinity in the padding."""
-    size = tuple(x.shape[2:])
-    out = pool_output_size(size, spec)
-    before, after = _enclosing(size, out, spec)
-    order = [p for pair in reversed(list(zip(before, after))) for p in pair]
-    windows = torch.nn.functional.pad(x, order, value=-inf)
-    for d, (o, k, s, step) in enumerate(zip(out, spec.kernel_size, spec.stride, spec.dilation)):
-        windows = windows.unfold(2 + d, step * (k - 1) + 1, s).narrow(2 + d, 0, o)[..., ::step]
-    return windows
-
-
-def _steps(spec: PoolSpec) -> tuple[Ints, Ints, Ints]:
-    return spec.stride, spec.dilation, spec.kernel_size
-
-
-def _enclosing(size: Ints, out: Ints, spec: PoolSpec) -> tuple[Ints, Ints]:
-    """Padding before and after each dimension such that every window lies inside."""
-    reach = tuple((o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, *_steps(spec)))
-    after = tuple(max(r - before - n, a) for r, before, n, a in zip(reach, spec.pad_before, size, spec.pad_after))
-    return spec.pad_before, after
 
 
 def _weighted(
@@ -254,7 +255,7 @@ def _weighted_sum(x: Tensor, weight: Tensor, spec: PoolSpec, backend: str | None
     out = pool_output_size(size, spec)
     filters = weight.to(x.dtype).expand(channels, 1, *weight.shape)
     return convolution(
-        x, filters, None, ConvSpec(spec.stride, *_enclosing(size, out, spec), spec.dilation, channels), backend
+        x, filters, None, ConvSpec(spec.stride, *enclosing(size, out, spec), spec.dilation, channels), backend
     )
 
 
@@ -265,7 +266,7 @@ def _fullness(x: Tensor, spec: PoolSpec) -> Tensor | int:
     size = tuple(x.shape[2:])
     scale = x.new_ones(())
     pads = (before + after for before, after in zip(spec.pad_before, spec.pad_after))
-    for n, pad, o, s, d, k in zip(size, pads, pool_output_size(size, spec), *_steps(spec)):
+    for n, pad, o, s, d, k in zip(size, pads, pool_output_size(size, spec), *steps(spec)):
         room = n + pad - torch.arange(o, device=x.device) * s
         taps = ((room + d - 1) // d).clamp(1, k)
         scale = scale[..., None] * (k / taps).to(x.dtype)

@@ -11,7 +11,7 @@ from convkit.autograd.stochastic_pool import stochastic_expectation, stochastic_
 from convkit.functional.dimensions import public
 from convkit.functional.dtypes import check_floating, check_pool_input
 from convkit.functional.plans import plans
-from convkit.problem.pooling import plan_stochastic_pool
+from convkit.problem.pooling import plan_own_pool
 
 
 def _stochastic_pool(
@@ -51,7 +51,7 @@ def _stochastic_pool(
     op = f"stochastic_pool{ndim}d"
     check_pool_input(op, input)
     plan = plans.get(
-        plan_stochastic_pool, ndim, input.shape, kernel_size, stride, padding, ceil_mode, training, dilation, strict
+        plan_own_pool, op, ndim, input.shape, kernel_size, stride, padding, dilation, ceil_mode, training, True, strict
     )
     check_floating(op, input)
     if return_indices and not training:

@@ -27,6 +27,7 @@ from convkit.nn.lp_pooling import (
     LPPool2d,
     LPPool3d,
 )
+from convkit.nn.mixed_pooling import MixedPool1d, MixedPool2d, MixedPool3d, NMaxPool1d, NMaxPool2d, NMaxPool3d
 from convkit.nn.pooling import (
     AvgPool1d,
     AvgPool2d,
@@ -35,6 +36,7 @@ from convkit.nn.pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from convkit.nn.spectral_pooling import SpectralPool1d, SpectralPool2d, SpectralPool3d
 from convkit.nn.stochastic_pool import StochasticPool1d, StochasticPool2d, StochasticPool3d
 from convkit.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convkit.nn.unpool import MaxUnpool1d, MaxUnpool2d, MaxUnpool3d
@@ -79,6 +81,15 @@ __all__ = [
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
+    "MixedPool1d",
+    "MixedPool2d",
+    "MixedPool3d",
+    "NMaxPool1d",
+    "NMaxPool2d",
+    "NMaxPool3d",
+    "SpectralPool1d",
+    "SpectralPool2d",
+    "SpectralPool3d",
     "StochasticPool1d",
     "StochasticPool2d",
     "StochasticPool3d",

@@ -10,20 +10,34 @@ from typing import Any
 
 import torch
 
-from convkit.problem.arguments import Ints, parse, wrong_type
+from convkit.problem.arguments import Ints, out_of_range, parse, wrong_type
 from convkit.problem.pooling import PoolPlan, check_dim_range
 from convkit.problem.shapes import adaptive_pool_spec
 
 
-def plan_adaptive_pool(kind: str, ndim: int, shape: Ints, output_size: Any) -> PoolPlan:
-    """Checks a call of ``adaptive_{kind}_pool{ndim}d``, kind being avg or max."""
-    op = f"adaptive_{kind}_pool{ndim}d"
-    out = _parse_1d(op, shape, output_size) if ndim == 1 else _parse(op, ndim, shape, output_size)
-    if kind == "avg":
-        _check_average(op, ndim, shape, out)
-    else:
-        _check_maximum(op, ndim, shape, out)
+def plan_adaptive_avg_pool(ndim: int, shape: Ints, output_size: Any) -> PoolPlan | None:
+    """Checks a call of ``adaptive_avg_pool{ndim}d``.
+
+    None: a mean over the last dimensions of something that is no batch of planes, or has no elements. To PyTorch every
+    average over everything is a mean.
+    """
+    op = f"adaptive_avg_pool{ndim}d"
+    out = _read(op, ndim, shape, output_size)
+    if not _check_average(op, ndim, shape, out):
+        return None
     return PoolPlan(adaptive_pool_spec(shape[-ndim:], out), len(shape) == ndim + 2)
+
+
+def plan_adaptive_max_pool(ndim: int, shape: Ints, output_size: Any) -> PoolPlan:
+    """Checks a call of ``adaptive_max_pool{ndim}d``."""
+    op = f"adaptive_max_pool{ndim}d"
+    out = _read(op, ndim, shape, output_size)
+    _check_maximum(op, ndim, shape, out)
+    return PoolPlan(adaptive_pool_spec(shape[-ndim:], out), len(shape) == ndim + 2)
+
+
+def _read(op: str, ndim: int, shape: Ints, output_size: Any) -> Ints:
+    return _parse_1d(op, shape, output_size) if ndim == 1 else _parse(op, ndim, shape, output_size)
 
 
 def _parse_1d(op: str, shape: Ints, output_size: Any) -> Ints:
@@ -58,7 +72,8 @@ def _parse(op: str, ndim: int, shape: Ints, output_size: Any) -> Ints:
     return tuple(out)
 
 
-def _check_average(op: str, ndim: int, shape: Ints, out: Ints) -> None:
+def _check_average(op: str, ndim: int, shape: Ints, out: Ints) -> bool:
+    """Whether it is a pooling, and not only a mean."""
     if ndim == 1:
         op, out, shape = "adaptive_avg_pool2d", (1, *out), (*shape[:-1], 1, shape[-1])
     ndim = max(ndim, 2)
@@ -69,9 +84,15 @@ def _check_average(op: str, ndim: int, shape: Ints, out: Ints) -> None:
         raise RuntimeError(
             f"{op}: elements of output_size must be greater than or equal to 0 but received {{{listed}}}"
         )
-    if len(shape) not in (ndim + 1, ndim + 2):
+    planes = len(shape) in (ndim + 1, ndim + 2)
+    if all(n == 1 for n in out):
+        if len(shape) < ndim:
+            raise out_of_range(op, ndim, shape, -max(len(shape), 1) - 1)
+        return planes and 0 not in shape[1:]
+    if not planes:
         raise RuntimeError(f"{op}(): Expected {ndim + 1}D or {ndim + 2}D tensor, but got {list(shape)}")
     _check_not_empty(op, shape, range(len(shape) - 2, len(shape)) if ndim == 2 else range(1, len(shape)))
+    return True
 
 
 def _check_maximum(op: str, ndim: int, shape: Ints, out: Ints) -> None:

@@ -7,6 +7,7 @@ bools only in the first place of a tuple. Its messages come first in ours, so co
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,8 @@ DTYPE_NAMES = {  # torch.dtype -> the name that PyTorch's C++ messages print
 _POSITIONS = {"input": 1, "weight": 2, "bias": 3, "kernel_size": 2, "indices": 2, "output_size": 3, "random_samples": 4}
 _ADAPTIVE_POSITIONS = {"input": 1, "output_size": 2}
 _MAX_POOL_POSITIONS = {**_POSITIONS, "stride": 3, "padding": 4, "dilation": 5, "ceil_mode": 6}
+# lp_pool* hand theirs on to avg_pool*, by position where a stride is given.
+AVG_POOL_POSITIONS = {**_POSITIONS, "stride": 3, "padding": 4, "ceil_mode": 5}
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -50,14 +53,20 @@ def _type_name(value: Any) -> str:
     return f"{kind.__module__}.{kind.__name__}" if kind.__module__ == "numpy" else kind.__name__
 
 
-def wrong_type(op: str, name: str, value: Any, expected: str, allowed: str) -> TypeError:
-    """The TypeError that PyTorch raises for argument ``name``, then what is allowed."""
+def wrong_type(
+    op: str, name: str, value: Any, expected: str, allowed: str, positions: Mapping[str, int] | None = None
+) -> TypeError:
+    """The TypeError that PyTorch raises for argument ``name``, then what is allowed.
+
+    ``positions``: of the arguments that PyTorch's message counts, where they are not those of every call of ``op``.
+    """
     got = _type_name(value)
     if op.startswith("conv") and "transpose" not in op:
         start = f"{op}() received an invalid combination of arguments - got (Tensor, Tensor, {name}={got})"
         return TypeError(f"{start}; argument '{name}' must be {allowed}, not {got}")
-    positions = _MAX_POOL_POSITIONS if op.startswith("max_pool") else _POSITIONS
-    positions = _ADAPTIVE_POSITIONS if op.startswith("adaptive") else positions
+    if positions is None:
+        positions = _MAX_POOL_POSITIONS if op.startswith("max_pool") else _POSITIONS
+        positions = _ADAPTIVE_POSITIONS if op.startswith("adaptive") else positions
     position = f" (position {positions[name]})" if name in positions else ""
     if position and expected != "Tensor" and isinstance(value, (tuple, list)) and value:
         got = f"but found element of type {_type_name(value[0])} at pos 0"
@@ -84,29 +93,34 @@ def _bounded(value: Any) -> int:
     return value
 
 
-def parse(op: str, ndim: int, *arguments: tuple[str, str, Any]) -> list[Any]:
+def parse(
+    op: str, ndim: int, *arguments: tuple[str, str, Any], positions: Mapping[str, int] | None = None
+) -> list[Any]:
     """The values of ``arguments``, each given as (name, kind, value).
 
     Kinds: ``int``; ``bool``; ``ints``: an int, which holds for all ``ndim`` dimensions, or a sequence, whose
     length the caller checks; ``padding``: ints or (before, after) pairs; ``text padding``: also a string;
     ``rule padding``: also one of STRING_PADDINGS; a ``?`` behind the kind also allows None. As in PyTorch,
     every type is checked before any element.
+    ``positions``: see :func:`wrong_type`.
     """
     for name, kind, value in arguments:
-        _check_type(op, ndim, name, kind, value)
+        _check_type(op, ndim, name, kind, value, positions)
     return [_read(op, ndim, name, kind, value) for name, kind, value in arguments]
 
 
-def _check_type(op: str, ndim: int, name: str, kind: str, value: Any) -> None:
+def _check_type(
+    op: str, ndim: int, name: str, kind: str, value: Any, positions: Mapping[str, int] | None = None
+) -> None:
     if (type(value) is int and kind != "bool") or (value is None and kind[-1] == "?"):
         return
     if kind == "bool":
         if not isinstance(value, bool):
-            raise wrong_type(op, name, value, "bool", "True or False")
+            raise wrong_type(op, name, value, "bool", "True or False", positions)
         return
     if kind.startswith("int") and not kind.startswith("ints"):
         if _as_index(value) is None:
-            raise wrong_type(op, name, value, "int", "an int")
+            raise wrong_type(op, name, value, "int", "an int", positions)
         return
     if isinstance(value, str) and (kind == "text padding" or (kind == "rule padding" and value in STRING_PADDINGS)):
         return
@@ -118,7 +132,7 @@ def _check_type(op: str, ndim: int, name: str, kind: str, value: Any) -> None:
         also += (
             ", or a string" if kind == "text padding" else f", or one of {STRING_PADDINGS}" if "rule" in kind else ""
         )
-        raise wrong_type(op, name, value, "tuple of ints", f"an int or a tuple of {ndim} ints{also}")
+        raise wrong_type(op, name, value, "tuple of ints", f"an int or a tuple of {ndim} ints{also}", positions)
 
 
 def _read(op: str, ndim: int, name: str, kind: str, value: Any) -> Any:
@@ -170,6 +184,15 @@ def _read_pairs(op: str, ndim: int, padding: Any) -> Pairs:
 def before_and_after(padding: Ints | Pairs) -> tuple[Ints, Ints]:
     """The two sides of a parsed padding."""
     return (padding.before, padding.after) if isinstance(padding, Pairs) else (padding, padding)
+
+
+def out_of_range(op: str, ndim: int, shape: Ints, dim: int) -> IndexError:
+    """PyTorch's IndexError for a dimension that the input of ``op`` lacks."""
+    limits = f"expected to be in range of [{-max(len(shape), 1)}, {max(len(shape), 1) - 1}], but got {dim}"
+    return IndexError(
+        f"Dimension out of range ({limits}): {op} takes {ndim + 1} or {ndim + 2} dimensions, "
+        f"but got input of size {list(shape)}"
+    )
 
 
 def spaced(values: Any, separator: str = ", ") -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from convkit.problem.arguments import Ints, parse
+from convkit.problem.arguments import Ints, out_of_range, parse
 
 _AXES = {1: ("width",), 2: ("height", "width"), 3: ("time", "width", "height")}  # in the order of PyTorch's checks
 _PLACES = {"time": -3, "height": -2, "width": -1}
@@ -29,10 +29,7 @@ def plan_fractional_max_pool(
     if output_size is None:
         output_size = _from_ratio(op, ndim, shape, output_ratio)
     if drawn and len(shape) < ndim + 1:
-        raise IndexError(
-            f"Dimension out of range (expected to be in range of [{-len(shape)}, {len(shape) - 1}], "
-            f"but got {-ndim - 1}): {op} takes {ndim + 1} or {ndim + 2} dimensions, got input of size {list(shape)}"
-        )
+        raise out_of_range(op, ndim, shape, -ndim - 1)
     kernel, out = parse(op, ndim, ("kernel_size", "ints", kernel_size), ("output_size", "ints", output_size))
     for name, values in (("kernel_size", kernel), ("output_size", out)):
         if len(values) != ndim:
@@ -85,14 +82,18 @@ def _from_ratio(op: str, ndim: int, shape: Ints, output_ratio: Any) -> list[int]
             f"{op} requires output_ratio to either be a single Int or tuple of Ints. "
             f"It must have {ndim} elements, but got output_ratio={output_ratio}"
         )
-    if len(ratios) < ndim or len(shape) < ndim:
-        raise IndexError(
-            f"tuple index out of range: {op} needs {ndim} ratios and spatial sizes, "
-            f"but got output_ratio={output_ratio} and input of size {list(shape)}"
-        )
+    if not shape:
+        raise IndexError(f"Dimension specified as {-ndim} but tensor has no dimensions: {op} needs {ndim} spatial ones")
+    if len(shape) < ndim:
+        raise out_of_range(op, ndim, shape, -ndim)
+    if len(ratios) < ndim:
+        raise IndexError(f"tuple index out of range: {op} needs {ndim} ratios, but got output_ratio={output_ratio}")
     for ratio in ratios[:ndim]:
         if isinstance(ratio, (str, bytes)) or not hasattr(ratio, "__mul__"):
-            raise TypeError(f"{op}(): output_ratio must be a float per dimension, but got {output_ratio!r}")
+            raise TypeError(
+                f"unsupported operand type(s) for *: 'int' and '{type(ratio).__name__}': output_ratio of {op} must be "
+                f"a float per dimension, but got {output_ratio!r}"
+            )
     return [int(length * ratio) for length, ratio in zip(shape[len(shape) - ndim :], ratios)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from convkit.problem.arguments import Ints, Pairs, before_and_after, parse, spaced
+from convkit.problem.arguments import AVG_POOL_POSITIONS, Ints, Pairs, before_and_after, parse, spaced
 from convkit.problem.shapes import check_fit, pool_output_size, same_padding
 from convkit.problem.specs import PoolSpec
 
@@ -110,8 +110,9 @@ def plan_avg_pool(
     divisor_override: Any = None,
     dilation: Any = 1,
     strict: bool = False,
+    from_lp_pool: bool = False,
 ) -> PoolPlan:
-    """Checks a call of ``avg_pool{ndim}d``."""
+    """Checks a call of ``avg_pool{ndim}d``, or of ``lp_pool{ndim}d``, which PyTorch computes by it."""
     op = f"avg_pool{ndim}d"
     kernel, strides, pads, ceil, include, divisor, dilations = parse(
         op,
@@ -123,6 +124,7 @@ def plan_avg_pool(
         ("count_include_pad", "bool", count_include_pad),
         ("divisor_override", "int?", divisor_override),
         ("dilation", "ints", dilation),
+        positions=AVG_POOL_POSITIONS if from_lp_pool and stride is not None else None,
     )
     raw = _windows(ndim, shape, kernel, strides or (), pads, dilations)
     if ndim == 1:
@@ -140,20 +142,21 @@ def plan_avg_pool(
     return PoolPlan(spec, len(shape) == ndim + 2)
 
 
-def plan_stochastic_pool(
+def plan_own_pool(
+    op: str,
     ndim: int,
     shape: Ints,
     kernel_size: Any,
     stride: Any,
     padding: Any,
+    dilation: Any,
     ceil_mode: Any,
-    training: Any,
-    dilation: Any = 1,
+    training: Any = True,
+    count_include_pad: Any = True,
     strict: bool = False,
 ) -> PoolPlan:
-    """Checks a call of ``stochastic_pool{ndim}d``."""
-    op = f"stochastic_pool{ndim}d"
-    kernel, strides, pads, ceil, _, dilations = parse(
+    """Checks a call of ``op``, a pooling that PyTorch lacks."""
+    kernel, strides, pads, ceil, _, include, dilations = parse(
         op,
         ndim,
         ("kernel_size", "ints", kernel_size),
@@ -161,6 +164,7 @@ def plan_stochastic_pool(
         ("padding", "rule padding", padding),
         ("ceil_mode", "bool", ceil_mode),
         ("training", "bool", training),
+        ("count_include_pad", "bool", count_include_pad),
         ("dilation", "ints", dilation),
     )
     windows = _expand(op, ndim, _windows(ndim, shape, kernel, strides or (), pads, dilations))
@@ -173,7 +177,7 @@ def plan_stochastic_pool(
     _check_positive(AXES[ndim], windows)
     if windows.own_padding:
         _check_reach(windows)
-    spec = windows.spec(ceil)
+    spec = windows.spec(ceil, include)
     _check_too_small(shape, pool_output_size(shape[-ndim:], spec), windows)
     if strict:
         check_fit(shape[-ndim:], spec.kernel_size, spec)

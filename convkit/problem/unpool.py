@@ -44,7 +44,7 @@ def plan_max_unpool(
     shape, index_shape, given = (*shape, *row), (*index_shape, *row), (*out, *row)
     if len(given) != dims:
         raise RuntimeError(
-            f"There should be exactly {_EXACTLY[dims]} in output_size, but got {len(given)} elements: "
+            f"There should be exactly {_EXACTLY[dims]} in output_size, but got {len(given)} elements. "
             f"kernel_size={list(kernel)} must be an int or {ndim} ints"
         )
     if len(shape) not in (dims + 1, dims + 2):
@@ -52,6 +52,12 @@ def plan_max_unpool(
             f"Input to max_unpooling{dims}d should be a {dims + 1}d or {dims + 2}d Tensor, but got a tensor with "
             f"{len(shape)} dimensions." + (" (A row counts as an image of width 1.)" if as_row else "")
         )
+    for name, values in (("stride", strides), ("padding", pads)):
+        if ndim == 3 and len(values) != 3:
+            raise RuntimeError(
+                f"There should be exactly {_EXACTLY[3]} in {name}, but got: {len(values)} elements. "
+                f"{name}={list(values)}"
+            )
     if shape != index_shape:
         raise RuntimeError(
             f"Expected shape of indices to be same as that of the input tensor ({list(shape)}) but got indices tensor "
