@@ -171,7 +171,8 @@ def draw_call(rng: random.Random, op: str) -> Call:
     w = laid_out(rng, whole(rng, shape, dtype)).requires_grad_(grad and rng.random() < 0.8)
     args: tuple[Any, ...] = (x, w)
     if rng.random() < 0.5:
-        args += (whole(rng, [cout], dtype).requires_grad_(grad),)
+        bias = whole(rng, [cout, 2], dtype).select(1, 0) if rng.random() < 0.3 else whole(rng, [cout], dtype)
+        args += (bias.detach().requires_grad_(grad),)
     return Call(op, args, kwargs)
 
 

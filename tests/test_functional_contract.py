@@ -401,6 +401,17 @@ def test_pairs_pad_each_side_by_its_own(n: int, name: str) -> None:
 
 
 @each_dim
+@pytest.mark.parametrize("name", ["conv", "conv_transpose"])
+def test_a_bias_may_have_any_stride(n: int, name: str) -> None:
+    """Raw operations read it side by side."""
+    x, w, b = operands(n)
+    for bias in (torch.stack([b, -b], 1)[:, 0], b[:1].expand(6)):
+        bias = bias[: w.shape[1 if name == "conv_transpose" else 0]]
+        dense = w[:4] if name == "conv_transpose" else w
+        assert torch.equal(op(CF, name, n)(x, dense, bias), op(F, name, n)(x, dense, bias))
+
+
+@each_dim
 @pytest.mark.parametrize("rule", ["same_upper", "same_lower"], ids=lambda s: f"B8.4-{s}")
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_strided_same_gives_one_output_per_stride(n: int, rule: str, stride: int) -> None:

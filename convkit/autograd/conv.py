@@ -210,6 +210,11 @@ wgrad = operation(Wgrad)
 bgrad = operation(Bgrad)
 
 
+def dense(vector: Tensor | None) -> Tensor | None:
+    """A bias or scale with its elements side by side, as raw operations read it."""
+    return vector if vector is None or vector.is_contiguous() else vector.contiguous()
+
+
 def convolution(x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, backend: str | None = None) -> Tensor:
     """y = conv(x, w) + bias: x (N, C, *spatial), w (K, C/groups, *kernel), bias (K,) or None -> (N, K, *out).
 
@@ -217,7 +222,7 @@ def convolution(x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, backe
     """
     chosen, spec = select("conv_fprop", x, w, spec, backend)
     with remembering(x):
-        return fprop(x, w, bias, spec, is_channels_last(x) or is_channels_last(w), chosen)
+        return fprop(x, w, dense(bias), spec, is_channels_last(x) or is_channels_last(w), chosen)
 
 
 def transposed_convolution(
@@ -229,4 +234,4 @@ def transposed_convolution(
     """
     chosen, spec = select("conv_dgrad", x, w, spec, backend)
     with remembering(x):
-        return dgrad(x, w, bias, tuple(output_size), spec, is_channels_last(x) or is_channels_last(w), chosen)
+        return dgrad(x, w, dense(bias), tuple(output_size), spec, is_channels_last(x) or is_channels_last(w), chosen)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convkit.autograd.batch_norm import Norm, bn_act, bn_stats, fprop_stats
-from convkit.autograd.conv import dgrad, fprop
+from convkit.autograd.conv import dense, dgrad, fprop
 from convkit.autograd.function import differentiable, transforming
 from convkit.autograd.recipe import Recipe, attach, remembering
 from convkit.backends.base import Backend
@@ -46,19 +46,15 @@ def problem(
     """The operands, and the backend, which must offer ``spec`` with its activation, or the sums of statistics."""
     op = "conv_dgrad" if output_size is not None else "conv_fprop_stats" if statistics else "conv_fprop"
     chosen, spec = select(op, x, w, spec, backend)
-    return Problem(x, w, bias, output_size, spec, is_channels_last(x) or is_channels_last(w), chosen)
+    return Problem(x, w, dense(bias), output_size, spec, is_channels_last(x) or is_channels_last(w), chosen)
 
 
 def in_one_kernel(p: Problem, scale: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     """act(conv(x, w) scale + bias + residual), without derivatives; the activation is that of ``p.spec``."""
-    bias, scale = _dense(bias), _dense(scale)
+    bias, scale = dense(bias), dense(scale)
     if p.output_size is None:
         return p.backend.conv_fprop(p.x, p.w, bias, scale, residual, p.spec, p.channels_last)
     return p.backend.conv_dgrad(p.x, p.w, bias, scale, residual, p.output_size, p.spec, p.channels_last)
-
-
-def _dense(vector: Tensor | None) -> Tensor | None:
-    return None if vector is None else vector.contiguous()
 
 
 def convolved(p: Problem) -> Tensor:
