@@ -56,6 +56,7 @@ class Gpu(Processor):
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         self.tf32 = tf32
+        self.clock = clocks()
         self.rotated_bytes = 3.0 * torch.cuda.get_device_properties(self.torch).L2_cache_size
 
     def times(self, candidates: Mapping[Name, Calls], seconds: float) -> dict[Name, Timing]:
@@ -71,7 +72,7 @@ class Gpu(Processor):
             "cuda": torch.version.cuda or "",
             "cudnn": torch.backends.cudnn.version() or 0,
             "tf32": "on" if self.tf32 else "off",
-            **clocks(),
+            **{f"clock {when}": clock for when, clock in (("before", self.clock), ("after", clocks())) if clock},
         }
 
     def ceilings(self, dtype: torch.dtype) -> dict[str, float]:
@@ -150,14 +151,14 @@ def elapsed(run: Callable[[], object], repeats: int) -> float:
     return begin.elapsed_time(end) * 1e-3
 
 
-def clocks() -> dict[str, str]:
-    """The clock of the multiprocessors now, as the driver reports it; {} where it does not."""
+def clocks() -> str:
+    """The clock of the multiprocessors now and at most, as the driver reports it; "" where it does not."""
     query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm", "--format=csv,noheader"]
     try:
         shown = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"clock": " of at most ".join(part.strip() for part in shown.splitlines()[0].split(","))}
+        return ""
+    return " of at most ".join(part.strip() for part in shown.splitlines()[0].split(","))
 
 
 def choose(name: str, tf32: bool) -> Processor:

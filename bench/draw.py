@@ -1,7 +1,8 @@
-"""The plot of a set of measurements: one dot per row and layout, its speed as a multiple of PyTorch's."""
+"""Plots of a set of measurements, speeds as multiples of PyTorch's: bars of text, and a dot per row and layout."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,42 @@ from typing import Any
 COLOURS = {"nchw": "#1f5fa8", "nhwc": "#d8702a"}
 
 
-def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Writes a PNG; needs matplotlib."""
-    from matplotlib.figure import Figure
+def text(results: Mapping[str, Any]) -> str:
+    """A bar for each family, pass and layout: from its worst row to its best one, # at the geometric mean."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for r in results["rows"]:
+        groups.setdefault((r["family"], r["pass"], r["layout"]), []).append(math.log2(r["vs_best"]))
+    lines = [
+        "Speed as a multiple of PyTorch's best in the same layout: from the worst row to the best, # the geometric mean"
+    ]
+    scale = "".join(f"{2.0**e:<8g}" for e in range(LOWEST, -LOWEST + 1))
+    width = max((len(" ".join(key)) for key in groups), default=0)
+    lines.append(" " * (width + 2) + scale)
+    for key, logs in groups.items():
+        worst, mean, best = (_column(v) for v in (min(logs), sum(logs) / len(logs), max(logs)))
+        bar = [" "] * (8 * -2 * LOWEST + 1)
+        bar[_column(0.0)] = "|"
+        bar[worst : best + 1] = "-" * (best + 1 - worst)
+        bar[mean] = "#"
+        lines.append(f"{' '.join(key):<{width}}  {''.join(bar).rstrip()}")
+    return "\n".join(lines)
 
-    rows = [r for r in results["rows"] if r["pass"] == "forward"]
+
+LOWEST = -4  # the powers of 2 from this to its opposite are shown
+
+
+def _column(log: float) -> int:
+    return round(8 * (min(max(log, LOWEST), -LOWEST) - LOWEST))
+
+
+def plot(results: Mapping[str, Any], path: Path) -> str:
+    """Writes a PNG of the forward passes and says where, or that matplotlib is not there."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "no plot in a file: matplotlib is not installed"
+
+    rows = [r for r in results["rows"] if r["pass"] == "forward"] or list(results["rows"])
     labels = list(dict.fromkeys((r["family"], r["id"], r["problem"]) for r in rows))
     figure = Figure(figsize=(10, 1.5 + 0.2 * len(labels)), layout="constrained")
     axes = figure.subplots()
@@ -47,7 +79,9 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
         fontsize=9,
     )
     axes.legend(loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+    return f"Plot: {path}"
 
 
 def _within(rows: list[dict[str, Any]], tick: float) -> bool:

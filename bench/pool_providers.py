@@ -35,6 +35,20 @@ def calls(
     return {name: _call(row, pass_, f, x.clone()) for name, f in candidates.items()}
 
 
+def backend_calls(
+    name: str, row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, copies: int, device: str
+) -> list[Call] | None:
+    """Another backend of convkit, one call per copy; None where it refuses the pooling."""
+    made = [
+        _call(row, pass_, _ours(row, backend=name), _input(row, layout, dtype, seed, device)) for seed in range(copies)
+    ]
+    try:
+        made[0]()
+    except RuntimeError:  # it says why
+        return None
+    return made
+
+
 def verify(row: PoolRow, pass_: str, layout: str, dtype: torch.dtype, ours: Call, device: str = "cpu") -> float:
     """The error of ``ours`` on the input of seed 0, in units of the admissible one; above 1 means wrong.
 

@@ -24,9 +24,10 @@ from bench.problems import Row as Problem
 from convkit.terminal import table
 
 Row = dict[str, Any]
+BASELINES = ("eager", "compile", "cudnn")
 HEADERS = ("row", "problem", "pass", "layout", "convkit ms", "p20-p80", "torch ms", "x best", "x nchw", "floor", "")
 LEGEND = """\
-x best   how many times as fast as the best of PyTorch (eager; compiled where measured) in the same layout
+x best   how many times as fast as the best of PyTorch (eager; compiled, cuDNN's fused call) in the same layout
 x nchw   how many times as fast as PyTorch eager in its default layout
 floor    the least ratio promised to eager in the same layout; * marks rows that are slower than PyTorch's best
 roof     on a GPU, the speed as a share of what a copy and a matrix product, measured in the same run, allow"""
@@ -43,7 +44,7 @@ def row(
 ) -> Row:
     """One measured row: a problem, a pass and a layout, with the times of all candidates; ``promised``: floors hold."""
     ours = times["convkit"]["median"]
-    baselines = {name: times[name]["median"] for name in ("eager", "compile") if name in times}
+    baselines = {name: times[name]["median"] for name in BASELINES if name in times}
     least = floor(problem, pass_, layout) if promised else None
     right = all(not (value > 1 or math.isnan(value)) for name, value in of_bound.items() if name not in baselines)
     return {

@@ -4,7 +4,7 @@
     python -m bench.run pools                  # every pooling, forward and forward with backward
     python -m bench.run depthwise --backward   # one family of convolutions, and its gradients
     python -m bench.run D06 --algorithms       # one row, and every algorithm that runs it
-    python -m bench.run convs --json out.json --plot out.png
+    python -m bench.run convs --relu --json out.json --plot out.png
 
     python -m bench.run --device cuda          # on a GPU, at the suite's own sizes; --tf32 allows TF32 to everyone
 
@@ -32,6 +32,7 @@ from convkit import backends
 from convkit.terminal import Progress
 from convkit.testing.oracle import Call, error, expect, product_error
 
+PLOT = Path("build", "bench", "speed.png")
 Calls = dict[str, list[Callable[[], Any]]]
 
 
@@ -69,8 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(report.text(results))
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
-    if options.plot:
-        draw.plot(results, Path(options.plot))
+    print("\n" + draw.text(results))
+    plotted = draw.plot(results, Path(options.plot)) if rows else "no plot: nothing was measured"
+    print(plotted)
     return 0 if report.passes(results) else 1
 
 
@@ -88,7 +90,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--algorithms", action="store_true", help="also every algorithm of the native backend by name")
     parser.add_argument("--compile", action="store_true", help="also torch.compile of PyTorch's forward")
     parser.add_argument("--json", help="file to write the measurements to")
-    parser.add_argument("--plot", help="PNG file to write")
+    parser.add_argument(
+        "--relu", action="store_true", help="also convolutions with a bias and relu, cuDNN's fused ones too"
+    )
+    parser.add_argument(
+        "--backends", nargs="+", default=(), help="also these backends of convkit: triton, aten, reference"
+    )
+    parser.add_argument(
+        "--plot", default=str(PLOT), help="PNG file to write, where matplotlib is there (default: %(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -98,7 +108,7 @@ def measure(
     """One row per pass and layout of a problem; both layouts of a pass are timed in one interleaved run."""
     copies = device.copies(problem.bytes * dtype.itemsize / 4)
     rows = []
-    for pass_ in providers.passes(problem, options.backward):
+    for pass_ in providers.passes(problem, options.backward, options.relu):
         candidates: dict[tuple[str, str], list[Callable[[], object]]] = {}
         checked = {}
         for layout in providers.layouts(problem):
@@ -124,22 +134,29 @@ def prepare_pool(
     where = (row, pass_, layout, dtype)
     made = [pool_providers.calls(*where, seed, options.compile, options.device) for seed in range(copies)]
     calls = {name: [call[name] for call in made] for name in made[0]}
-    return calls, {"convkit": pool_providers.verify(*where, calls["convkit"][0], options.device)}
+    errors = {}
+    for name in options.backends:
+        if (others := pool_providers.backend_calls(name, *where, copies, options.device)) is not None:
+            calls[name] = others
+            errors[name] = pool_providers.verify(*where, others[0], options.device)
+    return calls, errors | {"convkit": pool_providers.verify(*where, calls["convkit"][0], options.device)}
 
 
 def prepare_conv(
     problem: Problem, pass_: str, layout: str, dtype: torch.dtype, copies: int, options: argparse.Namespace
 ) -> tuple[Calls, dict[str, float]]:
     """The same for a convolution, with the errors of all candidates."""
-    inputs = [
-        providers.make_inputs(problem, layout, dtype, pass_ != "forward", seed, options.device)
-        for seed in range(copies)
-    ]
+    inputs = [providers.make_inputs(problem, layout, dtype, pass_, seed, options.device) for seed in range(copies)]
     calls = {
         "convkit": [providers.convkit_call(problem, pass_, i, layout) for i in inputs],
         "eager": [providers.eager_call(problem, pass_, i.copy()) for i in inputs],
     }
-    if options.compile and pass_ == "forward":
+    if pass_ == providers.RELU and options.device == "cuda":
+        calls["cudnn"] = [providers.cudnn_call(problem, i.copy()) for i in inputs]
+    for name in options.backends:
+        made = [providers.backend_call(name, problem, pass_, i.copy(), layout) for i in inputs]
+        calls |= {name: [call for call in made if call is not None]} if None not in made else {}
+    if options.compile and pass_ in ("forward", providers.RELU):
         calls["compile"] = [providers.compiled_call(problem, i.copy()) for i in inputs]
     if options.algorithms:
         for name in providers.supported_algorithms(problem, pass_, layout, inputs[0]):

@@ -136,14 +136,20 @@ def test_no_two_candidates_read_the_same_input() -> None:
 def test_a_tiny_run_verifies_measures_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results.json"
     arguments = ["S02", "W02", "T03", "M01", "P07-avg", "P08-max", "P09-max", "P09-avg", "--scale", "0.0001"]
-    main([*arguments, "--backward", "--algorithms", "--threads", "1", "--seconds", "0", "--json", str(out)])
+    options = ["--backward", "--relu", "--algorithms", "--backends", "aten", "--threads", "1", "--seconds", "0"]
+    main([*arguments, *options, "--json", str(out), "--plot", str(tmp_path / "plots" / "speed.png")])
     results = json.loads(out.read_text())
-    assert {r["pass"] for r in results["rows"]} == {"forward", "grad_input", "grad_weight", "forward+backward"}
+    passes = {"forward", "grad_input", "grad_weight", "bias+relu", "forward+backward"}
+    assert {r["pass"] for r in results["rows"]} == passes
+    assert all("aten" in r["times"] for r in results["rows"] if r["pass"] in passes and r["id"] in ("S02", "P08-max"))
     assert not any(r["verdict"] == "WRONG" for r in results["rows"])
     assert {r["layout"] for r in results["rows"] if r["id"] == "S02"} == {"nchw", "nhwc"}
     assert any("conv_direct" in r["times"] for r in results["rows"])
     shown = capsys.readouterr().out
     assert "Geometric means" in shown and "floors hold" in shown
+    bars = shown.split("from the worst row to the best")[1].splitlines()
+    assert any(line.startswith("depthwise forward nchw") and "#" in line for line in bars)
+    assert (tmp_path / "plots" / "speed.png").read_bytes().startswith(b"\x89PNG")
     assert report.main([str(out), str(out), "--markdown", str(tmp_path / "page.md")]) == 0
     assert (tmp_path / "page.md").read_text().count("\n## Results\n") == 1
 
@@ -239,7 +245,8 @@ def test_a_page_of_a_gpu(tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(devices, "choose", lambda name, tf32: gpu)
     out, page = tmp_path / "a.json", tmp_path / "page.md"
     # The device's tensors are the CPU's here; what the option does besides is decided by it alone.
-    arguments = ["P07-avg", "W02", "--scale", "0.0001", "--seconds", "0", "--threads", "1", "--json", str(out)]
+    arguments = ["P07-avg", "W02", "--scale", "0.0001", "--seconds", "0", "--threads", "1"]
+    arguments += ["--json", str(out), "--plot", str(tmp_path / "speed.png")]
     monkeypatch.setattr(Event, "elapsed_time", lambda self, end: 1.0)
     main([*arguments, "--minutes", "1"])
     results = json.loads(out.read_text())

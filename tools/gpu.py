@@ -148,9 +148,10 @@ def sanitizer(seconds: float) -> Outcome:
 SANITIZER = "cuda*/bin/compute-sanitizer"
 # Title, and what bench.run is told; each gets its share of the stage's time.
 RUNS = (
-    ("bfloat16", ("--dtype", "bfloat16", "--backward")),
+    ("bfloat16", ("--dtype", "bfloat16", "--backward", "--relu")),
     ("float32", ("--dtype", "float32", "--backward")),
     ("float32 with TF32", ("convs", "--dtype", "float32", "--tf32", "--backward")),
+    ("bfloat16 beside Triton and compiled code", ("--dtype", "bfloat16", "--compile", "--backends", "triton")),
 )
 
 
