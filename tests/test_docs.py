@@ -21,6 +21,15 @@ def test_support_matrix_is_what_the_registry_says() -> None:
     assert shown.returncode == 0, "run python tools/support_matrix.py " + shown.stderr
 
 
+def test_memory_table_is_what_is_counted() -> None:
+    shown = subprocess.run([sys.executable, str(ROOT / "tools" / "kept_memory.py"), "--check"], capture_output=True)
+    assert shown.returncode == 0, b"run python tools/kept_memory.py " + shown.stderr
+    rows = re.findall(r"^\| ([^|]+) \|.* ([\d.]+) \|$", (ROOT / "docs" / "memory.md").read_text(), re.MULTILINE)
+    parts = {name: float(part) for name, part in rows}
+    assert len(parts) == 7 and max(parts.values()) <= 0.75
+    assert all(part == 0.5 for name, part in parts.items() if " x convolution" in name)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):

@@ -137,6 +137,11 @@ class _Walk:
             except Untraceable as error:
                 reason = reason or f"{type(module).__name__} does not trace: {error}"
                 continue
+            if traced.unfit:  # as DenseNet's layers, which are called with lists
+                for inner in traced.unfit:
+                    for chain in restore(inner):
+                        self._fused.pop(chain.bn, None)
+                return self._unit(module)
             searches = {True: Search(traced.graphs[True], module, self._shared)}
             searches[False] = (
                 searches[True] if not traced.by_mode else Search(traced.graphs[False], module, self._shared)

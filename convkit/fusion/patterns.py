@@ -99,6 +99,8 @@ class Search:
     def _pattern(self, node: fx.Node, bn: nn.Module) -> Pattern | Left:
         source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
         conv = self._module(source)
+        if isinstance(conv, nn.Module) and isinstance(conv, tuple(CONVOLUTIONS)) and parametrize.is_parametrized(conv):
+            return Left(bn, f"the {type(conv).__bases__[0].__name__} is parametrized")
         if not isinstance(source, fx.Node) or type(conv) not in CONVOLUTIONS:
             outside = isinstance(source, fx.Node) and source.op in ("placeholder", "call_module")
             return Left(bn, _no_convolution(conv), outside)
@@ -208,8 +210,6 @@ def module_refusal(conv: Any, bn: Any, training: bool) -> str | None:
         return f"{type(bn).__name__} behind {type(conv).__name__}: of different numbers of dimensions"
     for module in (conv, bn):
         name = type(module).__name__
-        if parametrize.is_parametrized(module):
-            return f"the {name} is parametrized"
         if "forward" in vars(module):
             return f"the forward of the {name} was replaced on the object"
         if hooked(module):

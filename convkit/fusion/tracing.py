@@ -30,6 +30,9 @@ _UNTRACED = frozenset(
 )
 
 
+_CONTAINERS = (nn.Module, nn.Sequential)
+
+
 class Untraceable(Exception):
     """Why there is no graph."""
 
@@ -48,6 +51,7 @@ class _Tracer(fx.Tracer):
         self._closed = closed
         self._scopes = [""]
         self.inlined: dict[nn.Module, None] = {}
+        self.unfit: list[nn.Module] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self._closed or is_leaf(m)
@@ -75,6 +79,9 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
+            fits = getattr(vars(m).get("forward"), "fits", None)
+            if fits is not None and not fits(args, kwargs):
+                self.unfit.append(m)
             return self.create_proxy("call_module", path, args, kwargs)
         self.inlined[m] = None
         self._scopes.append(path)
@@ -88,9 +95,9 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a graph calls ``module`` as a whole: PyTorch's and convkit's layers, and what does more than forward."""
     if hooked(module) or isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
         return True
-    home = type(module).__module__
-    own = home.startswith(("torch.nn.", "torch.ao.nn.", "convkit.nn."))
-    return own and not isinstance(module, nn.Sequential)
+    layers = ("torch.nn.modules.", "torch.ao.nn.", "convkit.nn.")
+    kinds = [c for c in type(module).__mro__ if c.__module__.startswith(layers) and c not in _CONTAINERS]
+    return bool(kinds) and not isinstance(module, nn.Sequential)
 
 
 def required(module: nn.Module) -> list[str]:
@@ -103,8 +110,9 @@ def required(module: nn.Module) -> list[str]:
 class Trace:
     """The graphs of a module by training mode (one object, where they are alike) and the modules looked into."""
 
-    def __init__(self, graphs: dict[bool, fx.Graph], inlined: list[nn.Module]) -> None:
-        self.graphs, self.inlined = graphs, inlined
+    def __init__(self, graphs: dict[bool, fx.Graph], inlined: list[nn.Module], unfit: list[nn.Module]) -> None:
+        """``unfit``: fused modules that are called in a way that their new forward does not take."""
+        self.graphs, self.inlined, self.unfit = graphs, inlined, unfit
 
     @property
     def by_mode(self) -> bool:
@@ -118,10 +126,11 @@ def trace(module: nn.Module, closed: frozenset[nn.Module] = frozenset()) -> Trac
         raise Untraceable("its forward is not its class's, or is PyTorch's own")
     if not required(module):
         raise Untraceable("its forward requires no argument")
-    modules = list(module.modules())
+    modules = [m for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
     before = [_state(m) for m in modules]
     graphs: dict[bool, fx.Graph] = {}
     inlined: dict[nn.Module, None] = {}
+    unfit: list[nn.Module] = []
     try:
         for mode in (True, False):
             for m in modules:
@@ -131,6 +140,7 @@ def trace(module: nn.Module, closed: frozenset[nn.Module] = frozenset()) -> Trac
             graphs[mode] = tracer.trace(module)
             _drop_identities(graphs[mode], module, tracer.inlined)
             inlined.update(tracer.inlined)
+            unfit += tracer.unfit
     except Exception as error:
         raise Untraceable(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from None
     finally:
@@ -142,7 +152,7 @@ def trace(module: nn.Module, closed: frozenset[nn.Module] = frozenset()) -> Trac
             raise Untraceable(f"{type(m).__name__} uses {name!r}")
     if graphs[True].python_code("self").src == graphs[False].python_code("self").src:
         graphs[False] = graphs[True]
-    return Trace(graphs, list(inlined))
+    return Trace(graphs, list(inlined), unfit)
 
 
 def _drop_identities(graph: fx.Graph, root: nn.Module, inlined: dict[nn.Module, None]) -> None:

@@ -58,9 +58,14 @@ class FusedForward:
             return type(self.module).forward(self.module, *args, **kwargs)
         return program(self.module, *args, **kwargs)
 
+    def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call gives what a graph stands for: its required arguments, and tensors."""
+        if self.arguments is None:
+            return True
+        return not kwargs and len(args) == self.arguments and all(isinstance(a, Tensor) for a in args)
+
     def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
-        plain = not kwargs and len(args) == self.arguments and all(isinstance(a, Tensor) for a in args)
-        if self.arguments is not None and not plain:
+        if not self.fits(args, kwargs):
             return None
         training = self.module.training
         if not torch.compiler.is_compiling():

@@ -1,0 +1,491 @@
+"""fuse and unfuse: what is fused gives the model's results, what must not be is left, and nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import convkit
+from convkit import backends
+from convkit.fusion import FusionReport
+
+
+class BasicBlock(nn.Module):
+    """A residual block as torchvision writes it: one relu for both places, everything in place."""
+
+    def __init__(self, channels: int, out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.downsample: nn.Module | None = None
+        if stride != 1:
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x
+        out = self.conv1(x)
+        out = self.bn1(out)
+        out = self.relu(out)
+        out = self.conv2(out)
+        out = self.bn2(out)
+        if self.downsample is not None:
+            identity = self.downsample(x)
+        out += identity
+        return self.relu(out)
+
+
+class UNet(nn.Module):
+    """Down, up by transposed convolutions, and concatenations; functions for the activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.norm1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.down2, self.norm2 = nn.Conv2d(4, 8, 3, 2, 1), nn.BatchNorm2d(8)
+        self.up, self.norm3 = nn.ConvTranspose2d(8, 4, 4, 2, 1, groups=2), nn.BatchNorm2d(4)
+        self.last, self.norm4 = nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.leaky_relu(self.norm1(self.down1(x)), 0.1)
+        b = torch.tanh(self.norm2(self.down2(a)))
+        c = F.elu(self.norm3(self.up(b)), inplace=True)
+        return self.norm4(self.last(torch.cat([a, c], 1))).sigmoid()
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(channels), nn.Conv2d(channels, 8, 1, bias=False)
+        self.norm2, self.conv2 = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3, padding=1, bias=False)
+
+    def forward(self, features: Tensor | list[Tensor]) -> Tensor:
+        previous = [features] if isinstance(features, Tensor) else features
+        y = self.conv1(F.relu(self.norm1(torch.cat(previous, 1))))
+        return self.conv2(F.relu(self.norm2(y)))
+
+
+class DenseBlock(nn.Module):
+    """DenseNet's: each layer reads the concatenation of all before it, which is given as a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([DenseLayer(3 + 4 * i) for i in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+class Video(nn.Module):
+    """Three dimensions, a residual branch without activation, silu and gelu."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.SiLU(inplace=True))
+        self.body = nn.Sequential(
+            nn.Conv3d(4, 4, 1), nn.BatchNorm3d(4), nn.GELU(), nn.Conv3d(4, 4, 3, padding=1), nn.BatchNorm3d(4)
+        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.body(x))
+
+
+class Branching(nn.Module):
+    """Control flow that no trace can follow, around attributes used in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4), nn.LeakyReLU(0.2)
+        self.conv2, self.bn2, self.nothing = nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), None
+        self.conv3, self.bn3 = nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4)
+        self.tail = nn.Sequential(nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 3:
+            raise ValueError("three channels")
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = self.act(x)
+        identity = x
+        x = self.bn2(self.conv2(x))
+        if self.nothing is not None:
+            x = self.nothing(x)
+        x += identity
+        x = F.relu(x, inplace=True)
+        if float(x.detach().sum()) > 0:
+            x = self.conv3(x)
+            y = self.bn3(x)
+            x = x + y
+        return self.tail(x)
+
+
+def images(*size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(3))
+
+
+def residual_network() -> nn.Module:
+    stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+    return nn.Sequential(stem, nn.MaxPool2d(2), BasicBlock(4, 4), BasicBlock(4, 8, 2), BasicBlock(8, 8))
+
+
+def transformers_model(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        transformers = pytest.importorskip("transformers", reason="a package of the extra convkit[demo]")
+        config = getattr(transformers, f"{name}Config")(num_labels=5, **settings)
+        model: nn.Module = getattr(transformers, f"{name}ForImageClassification")(config)
+        return model
+
+    return make
+
+
+SMALL = {"depths": [2, 1], "hidden_sizes": [4, 8], "embedding_size": 4}
+# The model, its input, and how many of its batch norms are fused and left.
+ZOO: dict[str, tuple[Callable[[], nn.Module], Tensor, int, int]] = {
+    "residual": (residual_network, images(2, 3, 12, 12), 8, 0),
+    "u-net": (UNet, images(2, 3, 8, 8), 4, 0),
+    # Its layers are called with lists, so the block as a whole is fused.
+    "dense": (DenseBlock, images(2, 3, 6, 6), 3, 3),
+    "video": (Video, images(2, 3, 4, 5, 6), 3, 0),
+    "branching": (Branching, images(3, 3, 9), 3, 1),
+    "resnet": (transformers_model("ResNet", layer_type="basic", **SMALL), images(2, 3, 32, 32), 8, 0),
+    "bottleneck": (transformers_model("ResNet", layer_type="bottleneck", **SMALL), images(2, 3, 32, 32), 11, 0),
+    "regnet": (transformers_model("RegNet", groups_width=4, **SMALL), images(2, 3, 32, 32), 12, 0),
+    "mobilenet 1": (transformers_model("MobileNetV1", depth_multiplier=0.25), images(2, 3, 32, 32), 27, 0),
+    "mobilenet 2": (transformers_model("MobileNetV2", depth_multiplier=0.25), images(2, 3, 32, 32), 52, 0),
+    "convnext": (
+        transformers_model("ConvNext", depths=[1, 1, 1, 1], hidden_sizes=[4] * 4),
+        images(2, 3, 32, 32),
+        0,
+        0,
+    ),
+}
+
+
+def run(model: nn.Module, x: Tensor, training: bool) -> list[Tensor]:
+    """Output, gradients of input and parameters, and buffers afterwards."""
+    torch.manual_seed(5)
+    x = x.double().requires_grad_()
+    output = model.train(training)(x)
+    output = getattr(output, "logits", output)
+    leaves = [x, *model.parameters()]
+    gradients = torch.autograd.grad(output.sin().sum(), leaves, allow_unused=True)
+    found = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves)]
+    return [output.detach(), *found, *(b.clone() for b in model.buffers())]
+
+
+def compare(model: nn.Module, twin: nn.Module, x: Tensor, modes: tuple[bool, ...] = (True, False)) -> None:
+    for training in modes:
+        results = [run(m, x, training) for m in (model, twin)]
+        # Float64: a network of fifty layers loses a few digits of sixteen; a wrong one differs in the first.
+        scale = max(float(t.abs().max()) for t in results[1] if t.is_floating_point())
+        for got, want in zip(*results):
+            torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9 * scale)
+        if not training:
+            with torch.no_grad():
+                outputs = [getattr(y, "logits", y) for y in (m(x.double()) for m in (model, twin))]
+            torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-9 * scale)
+
+
+def facts(model: nn.Module) -> list[Any]:
+    """All that fuse must keep."""
+    modules = [(name, id(m), type(m)) for name, m in model.named_modules()]
+    return [modules, [(n, id(p)) for n, p in model.named_parameters()], list(model.state_dict())]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_fused_model_gives_the_same(name: str) -> None:
+    make, x, fused, left = ZOO[name]
+    torch.manual_seed(0)
+    model = make().double()
+    twin, before = copy.deepcopy(model), facts(model)
+    attributes = [set(vars(m)) for m in model.modules()]
+    report = convkit.fuse(model)
+    assert (len(report.fused), len(report.left)) == (fused, left), report
+    compare(model, twin, x)
+    assert facts(model) == before
+    convkit.unfuse(model)
+    assert facts(model) == before and [set(vars(m)) for m in model.modules()] == attributes
+    compare(model, twin, x, (True,))
+
+
+def test_losses_over_several_steps_and_checkpoints() -> None:
+    torch.manual_seed(0)
+    model = residual_network().double()
+    twin = copy.deepcopy(model)
+    optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9) for m in (model, twin)]
+    convkit.fuse(model)
+    losses: list[list[float]] = [[], []]
+    for step in range(5):
+        for m, optimizer, record in zip((model, twin), optimizers, losses):
+            loss = m(images(4, 3, 12, 12).double() + step).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            record.append(float(loss))
+    torch.testing.assert_close(*(torch.tensor(r, dtype=torch.float64) for r in losses))
+    fresh = residual_network().double()
+    fresh.load_state_dict(model.state_dict())
+    model.load_state_dict(twin.state_dict())
+    compare(fresh, twin, images(2, 3, 12, 12), (False,))
+
+
+def test_the_report_shows_each_pattern() -> None:
+    report = convkit.fuse(residual_network())
+    assert isinstance(report, FusionReport)
+    text = str(report)
+    assert "2.conv1, bn1" in text and "Conv2d, BatchNorm2d, add, relu" in text and "8 fused, 0 left" in text
+    assert {r.reason for r in convkit.fuse(nn.Sequential(nn.BatchNorm2d(3))).left} == {"no convolution before it"}
+
+
+class Two(nn.Module):
+    """conv, bn and relu, in a forward that the test gives."""
+
+    def __init__(self, body: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, x)
+
+
+BODIES: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "used twice": (lambda m, x: (y := m.conv(x)) + m.bn(y), "used elsewhere too"),
+    "reused": (lambda m, x: m.relu(m.bn(m.conv(m.bn(m.conv(x))))), "shared, or used more than once"),
+    "something between": (lambda m, x: m.bn(m.conv(x) * 2), "no convolution before it"),
+    "in place between": (lambda m, x: (y := m.conv(x), x.mul_(2), m.bn(y))[2], "computed in place between"),
+    "norm first": (lambda m, x: m.conv(m.bn(x)), "no convolution before it"),
+    "never called": (lambda m, x: m.conv(x), "nothing calls it"),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_what_must_stay_apart_is_left(case: str) -> None:
+    body, reason = BODIES[case]
+    model = Two(body).double()
+    twin = copy.deepcopy(model)
+    report = convkit.fuse(model)
+    assert not report.fused and reason in report.left[0].reason, report
+    results = [m(images(2, 3, 5, 5).double()) for m in (model, twin)]
+    torch.testing.assert_close(*results)
+
+
+def scripted(m: Two) -> None:
+    m.conv = torch.jit.script(m.conv)
+
+
+class Subclass(nn.Conv2d):
+    pass
+
+
+MODULES: dict[str, tuple[Callable[[Two], Any], str]] = {
+    "hook of the convolution": (lambda m: m.conv.register_forward_hook(lambda *a: None), "the Conv2d has hooks"),
+    "hook of the norm": (lambda m: m.bn.register_full_backward_hook(lambda *a: None), "the BatchNorm2d has hooks"),
+    "parametrized": (lambda m: parametrizations.weight_norm(m.conv), "is parametrized"),
+    "frozen": (lambda m: m.bn.eval(), "the batch norm is in evaluation mode, what is around it in training mode"),
+    "subclass": (lambda m: setattr(m, "conv", Subclass(3, 3, 1)), "a subclass"),
+    "synchronised": (lambda m: setattr(m, "bn", nn.SyncBatchNorm(3)), "SyncBatchNorm is not torch.nn's own"),
+    "lazy": (lambda m: setattr(m, "bn", nn.LazyBatchNorm2d()), "LazyBatchNorm2d is not torch.nn's own"),
+    "other dimensions": (lambda m: setattr(m, "bn", nn.BatchNorm3d(3)), "of different numbers of dimensions"),
+    "replaced forward": (lambda m: setattr(m.conv, "forward", m.conv.forward), "was replaced on the object"),
+    "scripted": (scripted, "no convolution before it"),
+}
+
+
+@pytest.mark.parametrize("case", MODULES)
+def test_modules_that_do_more_are_left(case: str) -> None:
+    change, reason = MODULES[case]
+    model = Two(lambda m, x: m.relu(m.bn(m.conv(x))))
+    change(model)
+    report = convkit.fuse(model)
+    assert not report.fused and reason in report.left[0].reason, report
+    assert not any("_convkit_chains" in vars(m) for m in model.modules())
+
+
+def test_shared_layers_are_left() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    model = nn.Sequential(nn.Sequential(conv, nn.BatchNorm2d(3)), nn.Sequential(conv, nn.BatchNorm2d(3)))
+    report = convkit.fuse(model)
+    assert [r.reason for r in report.left] == ["the Conv2d is shared, or used more than once"] * 2
+
+
+def test_an_activation_with_a_hook_stays_on_its_own() -> None:
+    model = Two(lambda m, x: m.relu(m.bn(m.conv(x))))
+    seen: list[Tensor] = []
+    model.relu.register_forward_hook(lambda m, a, out: seen.append(out))
+    assert [r.layer for r in convkit.fuse(model).fused] == ["Conv2d, BatchNorm2d"]
+    model(images(2, 3, 5, 5))
+    assert len(seen) == 1
+
+
+class Drawn(nn.Module):
+    """What is drawn, or asked of the mode, is not fixed by a trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor, scale: float = 1.0, mask: Tensor | None = None) -> Tensor:
+        y = self.bn(self.conv(x))
+        if mask is not None:
+            y = y * mask
+        if self.training:
+            y = y + 1
+        return y * scale
+
+
+def test_arguments_and_modes_that_the_graph_does_not_know() -> None:
+    torch.manual_seed(0)
+    model = Drawn().double()
+    twin = copy.deepcopy(model)
+    assert convkit.fuse(model).fused
+    x, mask = images(2, 3, 4, 4).double(), images(2, 3, 4, 4).double()
+    for mode in (True, False, True):
+        model.train(mode), twin.train(mode)
+        for args, kwargs in (((x,), {}), ((x, 2.0), {}), ((x,), {"mask": mask}), ((), {"x": x})):
+            torch.testing.assert_close(model(*args, **kwargs), twin(*args, **kwargs))
+
+
+class Stores(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.inner(x)
+        return self.last
+
+
+class WithoutGradient(Stores):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.inner(x) + 0
+
+
+class Constant(Stores):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + torch.ones(3, 1, 1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("cls", [Stores, WithoutGradient, Constant])
+def test_what_a_graph_cannot_hold_runs_as_written(cls: type[Stores]) -> None:
+    """The module itself keeps its forward; the Sequential in it is fused."""
+    model = cls().double()
+    twin = copy.deepcopy(model)
+    assert len(convkit.fuse(model).fused) == 1
+    assert "forward" not in vars(model) and "forward" in vars(model.inner)
+    x = images(2, 3, 4, 4).double().requires_grad_()
+    results = [m(x) for m in (model, twin)]
+    torch.testing.assert_close(*results)
+    assert results[0].requires_grad == results[1].requires_grad
+    assert (model.last is None) == (twin.last is None) and (model.last is None or model.last is results[0])
+
+
+def test_changes_after_fusion_take_effect() -> None:
+    torch.manual_seed(0)
+    x = images(2, 3, 12, 12).double()
+    seen: list[str] = []
+    changes: list[Callable[[nn.Module], Any]] = [
+        lambda m: m[0][0].register_forward_hook(lambda *a: seen.append("layer")),
+        lambda m: m[2].register_forward_hook(lambda *a: seen.append("block")),
+        lambda m: m[3].downsample.register_forward_hook(lambda *a: seen.append("looked into")),
+        lambda m: m[2].relu.register_forward_hook(lambda *a: seen.append("activation")),
+        lambda m: setattr(m[2], "bn1", nn.Identity()),
+        lambda m: m[0].append(nn.Tanh()),
+        lambda m: parametrizations.weight_norm(m[2].conv1),
+        lambda m: m[2].bn1.eval(),
+        lambda m: convkit.convert(m),
+    ]
+    for change in changes:
+        model = residual_network().double()
+        convkit.fuse(model)
+        twin = copy.deepcopy(model)
+        convkit.unfuse(twin)
+        for m in (model, twin):
+            torch.manual_seed(1)
+            change(m)
+        count = len(seen)
+        got, want = model(x), (first := len(seen), twin(x))[1]
+        torch.testing.assert_close(got, want)
+        assert first - count == len(seen) - first  # as many calls of the hook
+
+
+def test_copies_are_fused_on_their_own_and_pickles_are_not() -> None:
+    model = residual_network().double()
+    convkit.fuse(model)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0][0].weight.mul_(-2)
+    plain = copy.deepcopy(other)
+    assert len(convkit.unfuse(plain)) == 8
+    compare(other, plain, images(2, 3, 12, 12))
+    loaded = pickle.loads(pickle.dumps(model))
+    compare(loaded, model, images(2, 3, 12, 12))
+    assert len(convkit.unfuse(loaded)) == 8 and len(convkit.fuse(loaded).fused) == 8
+    again = convkit.fuse(model)
+    assert not again.fused and {r.reason for r in again.left} == {"already fused"}
+
+
+def test_a_fused_model_compiles_whole() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = BasicBlock(3, 4, 2).double()
+    convkit.fuse(model)
+    twin = copy.deepcopy(model)
+    compare(torch.compile(model, backend="aot_eager", fullgraph=True), twin, images(2, 3, 8, 8), (True,))
+    torch._dynamo.reset()
+
+
+def test_layers_made_fused_are_left_as_they_are() -> None:
+    report = convkit.fuse(nn.Sequential(convkit.nn.ConvBNReLU2d(3, 4, 3)))
+    assert [r.reason for r in report.left] == ["part of ConvBNReLU2d"]
+    with pytest.raises(TypeError, match="model must be"):
+        convkit.fuse(lambda x: x)
+    with pytest.raises(TypeError, match="model must be"):
+        convkit.unfuse(None)
+
+
+def recorded(op: str, plain: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    """``plain``, which writes its name down when it is called."""
+
+    def call(*args: Any) -> Any:
+        calls.append(op)
+        return plain(*args)
+
+    return call
+
+
+def test_fused_code_runs_where_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pattern of every model of ours is one operation in training, and one kernel in evaluation."""
+    native = type(backends.get("native"))
+    for name in ("residual", "u-net", "dense", "video"):
+        make, x, fused, _ = ZOO[name]
+        model = make().double()
+        calls: list[str] = []
+        report = convkit.fuse(model)
+        with monkeypatch.context() as patch:
+            for op in ("conv_fprop", "conv_dgrad", "conv_fprop_stats", "bn_act"):
+                plain = getattr(native, op)
+                patch.setattr(
+                    native, op, lambda *a, _op=op, _plain=plain, _calls=calls: (_calls.append(_op), _plain(*a))[1]
+                )
+            model(x.double())
+            assert calls.count("bn_act") == fused == len(report.fused), name
+            calls.clear()
+            with torch.no_grad():
+                model.eval()(x.double())
+            assert len(calls) == fused and "bn_act" not in calls, name
