@@ -104,7 +104,7 @@ cuda-library: $(call env,test)
 
 # On a machine with a GPU: builds for it, runs the tests marked gpu, compute-sanitizer and the benchmark, with the
 # interpreter as it is (PYTHON, with torch and pytest) and no network. Or one stage.
-GPU_STAGES = gpu-build gpu-test gpu-sanitizer gpu-bench
+GPU_STAGES = gpu-build gpu-test gpu-sanitizer gpu-triton gpu-bench
 gpu:
 	$(PYTHON) tools/gpu.py $(ARGS)
 $(GPU_STAGES):

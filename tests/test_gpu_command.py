@@ -38,7 +38,8 @@ def test_without_a_gpu_nothing_fails(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_failure_hides_no_other_stage(gpu: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    for name, outcome in (("build", None), ("test", gpu.Outcome("FAILED", "2 failed")), ("bench", None)):
+    planned = {"build": None, "test": gpu.Outcome("FAILED", "2 failed"), "triton": None, "bench": None}
+    for name, outcome in planned.items():
         monkeypatch.setitem(gpu.STAGES, name, lambda seconds, outcome=outcome: outcome or gpu.Outcome("passed", "well"))
 
     def broken(seconds: float) -> None:
@@ -47,7 +48,10 @@ def test_a_failure_hides_no_other_stage(gpu: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(gpu.STAGES, "sanitizer", broken)
     assert gpu.main([]) == 1
     last = capfd.readouterr().out.splitlines()[-1]
-    assert last == "gpu: build passed, test FAILED (2 failed), sanitizer FAILED (no such program), bench passed"
+    assert (
+        last
+        == "gpu: build passed, test FAILED (2 failed), sanitizer FAILED (no such program), triton passed, bench passed"
+    )
 
 
 def test_a_command_is_ended_with_its_children(gpu: Any, tmp_path: Path) -> None:

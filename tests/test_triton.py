@@ -22,6 +22,7 @@ from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
 from convkit.testing.layouts import LAYOUTS
+from convkit.testing.norms import NORMS, WITH_STATISTICS, NormCase, norm_calls, stats_calls
 from convkit.testing.oracle import (
     Call,
     conv_calls,
@@ -177,6 +178,30 @@ def test_triton_fractional_pool(
 ) -> None:
     for call in fractional_calls(case, dtype, layout) + fractional_calls(case, dtype, layout, exact=True)[:1]:
         assert_right(call, triton, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), forms(NORMS, 1))
+def test_triton_batch_norm(
+    case: NormCase, dtype: torch.dtype, layout: str, triton: Backend, reference: Backend
+) -> None:
+    for call in norm_calls(case, dtype, layout):
+        assert_right(call, triton, reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), forms(WITH_STATISTICS, 1))
+def test_triton_statistics(
+    case: ConvCase, dtype: torch.dtype, layout: str, triton: Backend, reference: Backend
+) -> None:
+    for call in stats_calls(case, dtype, layout):
+        assert_right(call, triton, reference)
+
+
+def test_triton_statistics_far_from_zero(triton: Backend, reference: Backend) -> None:
+    """A variance of 1 about a mean of 3000, over several splits and several blocks of splits."""
+    x = torch.randn(40, 2, 61, 59, dtype=torch.float64) + 3000
+    expected = (x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False))
+    for got, value in zip(triton.bn_stats(x=x.float()), expected):
+        torch.testing.assert_close(got.double(), value, rtol=1e-4, atol=0)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU the index ends the kernel, and with it the process's work")

@@ -145,6 +145,14 @@ def sanitizer(seconds: float) -> Outcome:
     return Outcome("passed", "; ".join(o.note for o in outcomes))
 
 
+def triton(seconds: float) -> Outcome:
+    """The Triton kernels, compiled for this GPU, through the tests that run them in the interpreter elsewhere."""
+    if subprocess.run([sys.executable, "-c", "import triton"], capture_output=True).returncode != 0:
+        return Outcome("not run", "triton is not installed")
+    files = ("tests/test_triton.py", "tests/test_triton_tuning.py")
+    return judged(*run([sys.executable, "-m", "pytest", "-q", *files], seconds))
+
+
 SANITIZER = "cuda*/bin/compute-sanitizer"
 # Title, and what bench.run is told; each gets its share of the stage's time.
 RUNS = (
@@ -181,7 +189,13 @@ def bench(seconds: float) -> Outcome:
     return Outcome("FAILED" if failed else "passed", "; ".join([*failed, f"{results.relative_to(ROOT)} and .md"]))
 
 
-STAGES: dict[str, Callable[[float], Outcome]] = {"build": build, "test": test, "sanitizer": sanitizer, "bench": bench}
+STAGES: dict[str, Callable[[float], Outcome]] = {
+    "build": build,
+    "test": test,
+    "sanitizer": sanitizer,
+    "triton": triton,
+    "bench": bench,
+}
 
 
 def stage(name: str, seconds: float) -> Outcome:

@@ -75,7 +75,7 @@ def jobs() -> Iterator[Job]:
             for layout in ("contiguous", "channels_last"):  # and what has no tile
                 for op in ("depthwise", "first layer", "pools"):
                     yield Job(op, dtype, layout, arch, precision, None)
-            for op in ("powers", "flat", "wide"):
+            for op in ("powers", "flat", "normalising", "wide"):
                 yield Job(op, dtype, "channels_last", arch, precision, None)
 
 
@@ -136,6 +136,15 @@ def launches(job: Job) -> None:
         operations.plane_scatter(small, indices, (32, 32), last)
         samples = torch.empty((32, 64, 2), dtype=x.dtype, device="meta")
         operations.fractional_max_pool(x, samples, (2, 2), (17, 17), True, last)
+    elif job.op == "normalising":
+        x, residual = tensor(32, 64, 32, 32), tensor(32, 64, 32, 32)
+        vector = torch.empty(64, dtype=torch.float64 if job.dtype == "float64" else torch.float32, device="meta")
+        norm = (x, *(vector,) * 4, residual)
+        operations.bn_stats(x)
+        operations.bn_act(*norm, 1, 0.0, last)
+        operations.bn_act_bwd_reduce(x, *norm, 1, 0.0)
+        operations.bn_act_bwd(x, *norm, vector, vector, 32 * 32 * 32, 1, 0.0, True, last)
+        operations.conv_fprop_stats(x, tensor(64, 64, 3, 3), None, plain, last)
     else:  # more positions than 32 bits count
         x = tensor(4096, 512, 32, 32)
         y = operations.conv_fprop(x, tensor(64, 512, 3, 3), *none, plain, last)

@@ -16,7 +16,6 @@ FLOATING: tuple[torch.dtype, ...] = (torch.float32, torch.float64, torch.bfloat1
 HALF_OR_SINGLE: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
 INTEGRAL: tuple[torch.dtype, ...] = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 CONVOLUTIONS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "conv_bgrad")
-NORMALISING = ("conv_fprop_stats", "bn_stats", "bn_act", "bn_act_bwd_reduce", "bn_act_bwd")
 CHOOSING = ("max_pool", "pool_select", "pool_select_bwd", "pool_indices")
 
 _compiling = torch.compiler.is_compiling
@@ -38,7 +37,7 @@ class Triton(Backend):
     ) -> str | None:
         if device.type != machine.device_type():
             return f"no Triton kernels for {device.type} tensors"
-        if op not in RAW_OPS or op in NORMALISING:
+        if op not in RAW_OPS:
             return f"no Triton kernel for {op}"
         if op in CHOOSING:
             allowed = FLOATING + INTEGRAL
@@ -209,3 +208,64 @@ class Triton(Backend):
         if _compiling():
             return self._graph.lp_pool_bwd(dy, x, y, exponent, pack_pool(spec, channels_last), p, norm)
         return self._run.lp_pool_bwd(dy, x, y, exponent, spec, p, norm, channels_last)
+
+    def conv_fprop_stats(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if _compiling():
+            return self._graph.conv_fprop_stats(x, w, bias, pack_conv(spec, channels_last))
+        return self._run.conv_fprop_stats(x, w, bias, spec, channels_last)
+
+    def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._ops.bn_stats(x)
+
+    def bn_act(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+        channels_last: bool,
+    ) -> Tensor:
+        alpha = alpha if activation else 0.0
+        return self._ops.bn_act(x, mean, invstd, weight, bias, residual, activation, alpha, channels_last)
+
+    def bn_act_bwd_reduce(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: int,
+        alpha: float,
+    ) -> tuple[Tensor, Tensor]:
+        alpha = alpha if activation else 0.0
+        return self._ops.bn_act_bwd_reduce(dz, x, mean, invstd, weight, bias, residual, activation, alpha)
+
+    def bn_act_bwd(
+        self,
+        dz: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        dbias: Tensor | None,
+        dweight: Tensor | None,
+        count: int,
+        activation: int,
+        alpha: float,
+        with_residual: bool,
+        channels_last: bool,
+    ) -> tuple[Tensor, Tensor]:
+        norm = (dz, x, mean, invstd, weight, bias, residual)
+        act = (activation, alpha if activation else 0.0)
+        return self._ops.bn_act_bwd(*norm, dbias, dweight, count, *act, with_residual, channels_last)

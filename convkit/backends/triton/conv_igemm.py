@@ -25,6 +25,7 @@ from torch import Tensor
 from convkit.backends import tuned
 from convkit.backends.gpu import tf32_allowed
 from convkit.backends.triton import search, tiles
+from convkit.backends.triton.bn_stats import merge_statistics, merged
 from convkit.backends.triton.conv_axes import conv_axes, count_of, filter_strides, position_of, steps
 from convkit.backends.triton.epilogue import Operands, activate, per_channel
 from convkit.backends.triton.launch import index_type, launch, spatial, strides
@@ -58,6 +59,7 @@ def conv_igemm_kernel(
     bias,
     scale,
     residual,
+    statistics,
     N,
     XC,
     YC,
@@ -80,6 +82,7 @@ def conv_igemm_kernel(
     RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ALPHA: tl.constexpr,
+    STATISTICS: tl.constexpr,
     M: tl.constexpr,
     K: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -162,7 +165,14 @@ def conv_igemm_kernel(
         acc += tl.load(residual + at, mask=inside, other=0).to(acc.dtype)
     acc = activate(acc, ALPHA, ACTIVATION)
     at = n * y_strides[0] + within(o_d, o_h, o_w, y_strides)
-    tl.store(y + at[:, None] + (channel * y_strides[1])[None, :], narrow(acc, y.dtype.element_ty), mask=inside)
+    stored = narrow(acc, y.dtype.element_ty)
+    tl.store(y + at[:, None] + (channel * y_strides[1])[None, :], stored, mask=inside)
+    if STATISTICS:  # of this tile's rows, per channel, as they are stored
+        elements = inside.to(acc.dtype)
+        _, mean, squares = merged(elements, tl.where(inside, stored.to(acc.dtype), 0.0), tl.zeros_like(acc), 0)
+        at = statistics + tile_m.to(INDEX) * 2 * groups * YC + channel
+        tl.store(at, mean, mask=column_inside)
+        tl.store(at + groups * YC, squares, mask=column_inside)
 
 
 def precision(dtype: torch.dtype, wanted: str | None = None) -> str:
@@ -178,9 +188,16 @@ def kind(dtype: torch.dtype, how: str) -> str:
 
 
 def convolve(
-    x: Tensor, w: Tensor, y: Tensor, epilogue: Operands, spec: ConvSpec, transposed: bool, how: str | None
+    x: Tensor,
+    w: Tensor,
+    y: Tensor,
+    epilogue: Operands,
+    spec: ConvSpec,
+    transposed: bool,
+    how: str | None,
+    moments: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Fills y with fprop of (x, w), or with dgrad of (x = dy, w)."""
+    """Fills y with fprop of (x, w), or with dgrad of (x = dy, w); and moments with the mean and variance of fprop's."""
     axes, groups = conv_axes(spec, tuple(w.shape[2:])), spec.groups
     x_channels, y_channels = x.shape[1] // groups, y.shape[1] // groups
     phases = prod(a.stride for a in axes) if transposed else 1
@@ -190,17 +207,19 @@ def convolve(
 
     def run(tile: tiles.Tile) -> None:
         tiles_m, tiles_n = tiles.cdiv(rows, tile.m), tiles.cdiv(y_channels, tile.n)
+        partial = x if moments is None else moments[0].new_empty((tiles_m, 2, y.shape[1]))
         launch(
             conv_igemm_kernel,
             tiles_m * tiles_n * groups * phases,
             x,
-            *(x, w, y, *epilogue.pointers(x), x.shape[0], x_channels, y_channels),
+            *(x, w, y, *epilogue.pointers(x), partial, x.shape[0], x_channels, y_channels),
             *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), tiles_m, tiles_n, groups),
             *(strides(x), strides(y), epilogue.residual_strides(y), *filter_strides(w, transposed, groups)),
             AXES=axes,
             TRANSPOSED=transposed,
             FLAT=x_channels < tile.k,
             PRECISION=dot,
+            STATISTICS=moments is not None,
             M=tile.m,
             K=tile.k,
             COLUMNS=tile.n,
@@ -211,6 +230,8 @@ def convolve(
             enable_fp_fusion=True,
             **epilogue.meta(spec),
         )
+        if moments is not None:
+            merge_statistics(partial, *moments, rows, tile.m)
 
     name = f"conv_igemm {'dgrad' if transposed else 'fprop'}"
     in_best_tile(run, name, x, kind(x.dtype, dot), rows, y_channels, depth, groups * phases)

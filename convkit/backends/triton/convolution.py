@@ -6,8 +6,10 @@ from torch import Tensor
 
 from convkit.backends.triton import conv_direct, conv_igemm, tiles
 from convkit.backends.triton import conv_wgrad as igemm_wgrad
+from convkit.backends.triton.bn_stats import bn_stats
 from convkit.backends.triton.epilogue import Operands
 from convkit.backends.triton.launch import Sizes, dense
+from convkit.backends.triton.sums import sum_type
 from convkit.problem import ConvSpec, conv_output_size
 
 
@@ -40,6 +42,20 @@ def conv_fprop(
     out = conv_output_size(tuple(x.shape[2:]), tuple(w.shape[2:]), spec)
     y = dense(x, (x.shape[0], w.shape[0], *out), channels_last)
     return _convolve(x, w, y, Operands(bias, scale, residual), spec, channels_last, False)
+
+
+def conv_fprop_stats(
+    x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    direct, how = _how(spec, w.shape[1], w.shape[0] // spec.groups)
+    out = conv_output_size(tuple(x.shape[2:]), tuple(w.shape[2:]), spec)
+    y = dense(x, (x.shape[0], w.shape[0], *out), channels_last)
+    if direct or y.numel() == 0:
+        _convolve(x, w, y, Operands(bias), spec, channels_last, False)
+        return y, *bn_stats(y)
+    mean, var = (x.new_empty(w.shape[0], dtype=sum_type(x.dtype)) for _ in range(2))
+    conv_igemm.convolve(x, w, y, Operands(bias), spec, False, how, (mean, var))
+    return y, mean, var
 
 
 def conv_dgrad(

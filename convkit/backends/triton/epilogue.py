@@ -31,6 +31,11 @@ def expm1(v):
 
 
 @triton.jit
+def sigmoid(v):
+    return 1.0 / (1.0 + tl.exp(-v))
+
+
+@triton.jit
 def activate(v, alpha, ACTIVATION: tl.constexpr):
     if ACTIVATION == _RELU:
         return tl.where(v < 0, 0.0, v)  # a NaN stays
@@ -39,7 +44,7 @@ def activate(v, alpha, ACTIVATION: tl.constexpr):
     elif ACTIVATION == _ELU:
         return tl.where(v < 0, alpha * expm1(tl.minimum(v, 0.0)), v)
     elif ACTIVATION == _SIGMOID:
-        return 1.0 / (1.0 + tl.exp(-v))
+        return sigmoid(v)
     elif ACTIVATION == _TANH:
         e = expm1(-2.0 * tl.abs(v))
         size = -e / (e + 2.0)
@@ -50,6 +55,29 @@ def activate(v, alpha, ACTIVATION: tl.constexpr):
         return 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
     else:
         return v
+
+
+@triton.jit
+def activation_gradient(dz, v, alpha, ACTIVATION: tl.constexpr):
+    """dz act'(v). Where a relu stops a gradient the result is 0, even of an infinite dz."""
+    if ACTIVATION == _RELU:
+        return tl.where(v <= 0, 0.0, dz)
+    elif ACTIVATION == _LEAKY_RELU:
+        return tl.where(v > 0, dz, dz * alpha)
+    elif ACTIVATION == _ELU:
+        return tl.where(v > 0, dz, dz * alpha * tl.exp(tl.minimum(v, 0.0)))
+    elif ACTIVATION == _SIGMOID:
+        return dz * sigmoid(-v) * sigmoid(v)
+    elif ACTIVATION == _TANH:
+        e = tl.exp(-2.0 * tl.abs(v))
+        return dz * (4.0 * e / ((1.0 + e) * (1.0 + e)))
+    elif ACTIVATION == _SILU:
+        return dz * sigmoid(v) * (1.0 + v * sigmoid(-v))
+    elif ACTIVATION == _GELU:
+        density = tl.exp(-0.5 * v * v) * 0.3989422804014327
+        return dz * (0.5 * (1.0 + tl.erf(v * 0.7071067811865476)) + v * density)
+    else:
+        return dz
 
 
 @triton.jit

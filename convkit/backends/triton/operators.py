@@ -39,9 +39,10 @@ def _unpacked(op: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., A
 
     def kernel(*args: Any) -> Any:
         named = dict(zip(names, args))
-        packed, alpha = named.pop("packed", None), named.pop("alpha", 0.0)
+        packed = named.pop("packed", None)
         if packed is not None:
-            named.update(_conv(packed, alpha) if op.__name__.startswith("conv") else _pool(packed))
+            is_conv = op.__name__.startswith("conv")
+            named.update(_conv(packed, named.pop("alpha", 0.0)) if is_conv else _pool(packed))
         for name, value in named.items():
             if isinstance(value, list):
                 named[name] = tuple(value)

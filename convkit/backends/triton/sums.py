@@ -10,6 +10,7 @@ Limits    Splits are cut by the problem alone, so that results have the same bit
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 import torch
 import triton
@@ -41,6 +42,43 @@ def ordered_sum(partial: Tensor, y: Tensor) -> None:
     each_element(ordered_sum_kernel, y, (partial,), partial, y, y.numel(), SPLITS=partial.shape[0])
 
 
+class OverChannels(NamedTuple):
+    """How sums over all but the channels are cut: ``programs`` programs of ``channels`` channels and one split each."""
+
+    channels: int
+    block: int  # positions at a time
+    elements: int  # positions in all
+    chunk: int  # positions of a split
+    splits: int
+    programs: int
+
+
+def over_channels(x: Tensor) -> OverChannels:
+    """The cut for x (N, C, *spatial), which has elements."""
+    count = x.shape[0] * prod(x.shape[2:])
+    # Lanes along the channels where these lie side by side, else along positions.
+    block = 32 if x.stride(1) == 1 and x.shape[1] >= 32 else 1024
+    blocks = tiles.cdiv(x.shape[1], 1024 // block)
+    chunk, splits = tiles.split(count, blocks, block)
+    return OverChannels(1024 // block, block, count, chunk, splits, blocks * splits)
+
+
+@triton.jit
+def channel_block(channels, CHANNELS: tl.constexpr, INDEX: tl.constexpr):
+    """(the split, the channels) of this program."""
+    blocks = tl.cdiv(channels, CHANNELS)
+    split = tl.program_id(0) // blocks
+    return split.to(INDEX), (tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)).to(INDEX)
+
+
+@triton.jit
+def split_positions(split, step, chunk, count, size, BLOCK: tl.constexpr):
+    """(n, d, h, w, whether): the positions of a split from ``step`` on."""
+    i = split * chunk + step + tl.arange(0, BLOCK)
+    n, d, h, w = volume_position(i, size)
+    return n, d, h, w, i < tl.minimum(count, (split + 1) * chunk)
+
+
 @triton.jit
 def conv_bgrad_kernel(
     dy,
@@ -54,14 +92,10 @@ def conv_bgrad_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    blocks = tl.cdiv(channels, CHANNELS)
-    split = tl.program_id(0) // blocks
-    k = (tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)).to(INDEX)
+    split, k = channel_block(channels, CHANNELS, INDEX)
     total = tl.zeros((CHANNELS, BLOCK), partial.dtype.element_ty)
     for step in range(0, chunk, BLOCK):
-        i = split.to(INDEX) * chunk + step + tl.arange(0, BLOCK)
-        inside = i < tl.minimum(count, (split.to(INDEX) + 1) * chunk)
-        n, d, h, w = volume_position(i, size)
+        n, d, h, w, inside = split_positions(split, step, chunk, count, size, BLOCK)
         at = n * dy_strides[0] + within(d, h, w, dy_strides)
         there = (k < channels)[:, None] & inside[None, :]
         total += tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0).to(total.dtype)
@@ -69,24 +103,19 @@ def conv_bgrad_kernel(
 
 
 def conv_bgrad(dy: Tensor) -> Tensor:
-    channels, size = dy.shape[1], spatial(tuple(dy.shape[2:]))
-    count = dy.shape[0] * prod(size)
-    if count == 0 or channels == 0:
-        return dy.new_zeros(channels)
-    # Lanes along the channels where these lie side by side, else along positions.
-    block = 32 if dy.stride(1) == 1 and channels >= 32 else 1024
-    per_program = 1024 // block
-    chunk, splits = tiles.split(count, tiles.cdiv(channels, per_program), block)
-    partial = dy.new_empty((splits, channels), dtype=sum_type(dy.dtype))
+    if dy.numel() == 0:
+        return dy.new_zeros(dy.shape[1])
+    plan = over_channels(dy)
+    partial = dy.new_empty((plan.splits, dy.shape[1]), dtype=sum_type(dy.dtype))
     launch(
         conv_bgrad_kernel,
-        tiles.cdiv(channels, per_program) * splits,
+        plan.programs,
         dy,
-        *(dy, partial, channels, count, chunk, size, strides(dy)),
-        CHANNELS=per_program,
-        BLOCK=block,
+        *(dy, partial, dy.shape[1], plan.elements, plan.chunk, spatial(tuple(dy.shape[2:])), strides(dy)),
+        CHANNELS=plan.channels,
+        BLOCK=plan.block,
         INDEX=index_type(dy),
     )
-    db = dy.new_empty(channels)
+    db = dy.new_empty(dy.shape[1])
     ordered_sum(partial, db)
     return db
