@@ -60,6 +60,11 @@ class ConversionReport:
         """The layers that were left as they are."""
         return [layer for layer in self.layers if not layer.replaced]
 
+    @property
+    def summary(self) -> str:
+        """How many layers were exchanged, and how many were not."""
+        return f"{len(self.replaced)} {self.verb}, {len(self.kept)} {self.kept_word}"
+
     def __iter__(self) -> Iterator[LayerReport]:
         return iter(self.layers)
 
@@ -75,7 +80,7 @@ class ConversionReport:
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]).rstrip() for row in rows]
-        lines.append(f"{len(self.replaced)} {self.verb}, {len(self.kept)} {self.kept_word}")
+        lines.append(self.summary)
         if others:
             lines[-1] += " (also " + ", ".join(f"{n} {name}" for name, n in others.items()) + ")"
         return "\n".join(lines)

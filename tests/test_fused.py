@@ -264,6 +264,17 @@ def test_mixed_dtypes() -> None:
     torch.testing.assert_close(*results, rtol=2**-6, atol=2**-6)
 
 
+def test_an_explicit_backend_computes_or_refuses() -> None:
+    layer, theirs = pair()
+    x = leaf(2, 3, 5, 5)
+    with convkit.backend("reference"):
+        torch.testing.assert_close(layer(x), theirs(x))
+    with convkit.backend("aten"), pytest.raises(RuntimeError, match=r"'aten'.*cannot run bn_act_bwd"):
+        layer(x)
+    with torch.no_grad(), convkit.backend("aten"):
+        torch.testing.assert_close(layer.eval()(x), theirs.eval()(x))
+
+
 def test_inputs_that_one_operation_does_not_take() -> None:
     """Unbatched and empty inputs, and a residual that broadcasts, are PyTorch's to judge."""
     ours, theirs = pair()

@@ -424,6 +424,22 @@ def test_changes_after_fusion_take_effect() -> None:
         assert first - count == len(seen) - first  # as many calls of the hook
 
 
+def test_hooks_of_all_modules_are_called() -> None:
+    model = residual_network()
+    twin = copy.deepcopy(model)
+    convkit.fuse(model)
+    seen: list[nn.Module] = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
+    try:
+        counts = []
+        for m in (model, twin):
+            m(images(2, 3, 12, 12))
+            counts.append(len(seen))
+    finally:
+        handle.remove()
+    assert counts[1] == 2 * counts[0] > 40
+
+
 def test_copies_are_fused_on_their_own_and_pickles_are_not() -> None:
     model = residual_network().double()
     convkit.fuse(model)

@@ -32,6 +32,12 @@ class Problem(NamedTuple):
     spec: ConvSpec
     channels_last: bool
     backend: Backend
+    requested: str | None = None
+
+    @property
+    def norm_backend(self) -> Backend:
+        """Who computes what follows in operations of its own: not every backend that convolves can."""
+        return select("bn_act_bwd", self.x, None, None, self.requested)[0]
 
 
 def problem(
@@ -46,7 +52,8 @@ def problem(
     """The operands, and the backend, which must offer ``spec`` with its activation, or the sums of statistics."""
     op = "conv_dgrad" if output_size is not None else "conv_fprop_stats" if statistics else "conv_fprop"
     chosen, spec = select(op, x, w, spec, backend)
-    return Problem(x, w, dense(bias), output_size, spec, is_channels_last(x) or is_channels_last(w), chosen)
+    channels_last = is_channels_last(x) or is_channels_last(w)
+    return Problem(x, w, dense(bias), output_size, spec, channels_last, chosen, backend)
 
 
 def in_one_kernel(p: Problem, scale: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -72,7 +79,7 @@ def convolved_with_statistics(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
         with remembering(p.x):
             return fprop_stats(p.x, p.w, p.bias, p.spec, p.channels_last, p.backend)  # type: ignore[no-any-return]
     y = convolved(p)
-    return y, *bn_stats(y, p.backend)
+    return y, *bn_stats(y, p.norm_backend)
 
 
 def normalised(
@@ -124,7 +131,7 @@ def scaled(p: Problem, scale: Tensor | None, residual: Tensor | None) -> Tensor:
     y = convolved(p._replace(bias=None))
     zeros = torch.zeros(y.shape[1], dtype=_accumulate(y), device=y.device)
     norm = Norm(0.0, p.spec.activation, p.spec.alpha, batch=False)
-    return normalised(y, zeros, zeros + 1, scale, p.bias, residual, None, norm, p.backend)
+    return normalised(y, zeros, zeros + 1, scale, p.bias, residual, None, norm, p.norm_backend)
 
 
 def _accumulate(y: Tensor) -> torch.dtype:

@@ -30,21 +30,27 @@ class Agreement(NamedTuple):
         return self.convkit <= FACTOR * self.pytorch + UNIT_ROUNDOFF
 
 
-def compare_networks(original: nn.Module, converted: nn.Module, images: Tensor, labels: Tensor) -> list[Agreement]:
-    """Compares outputs and gradients in eval and in train mode; leaves batch norm's statistics as they were."""
+def compare_networks(
+    original: nn.Module, converted: nn.Module, images: Tensor, labels: Tensor, fused: nn.Module | None = None
+) -> list[Agreement]:
+    """Compares outputs and gradients in eval and in train mode; leaves batch norm's statistics as they were.
+
+    ``fused`` is compared too, after all of ``converted``.
+    """
     exact = copy.deepcopy(original).double()
-    found = []
+    found, found_fused = [], []
     for mode in ("eval", "train"):
         results = []
-        for network in (exact, original, converted):
+        for network in (exact, original, converted, *(() if fused is None else (fused,))):
             state = copy.deepcopy(network.state_dict())
             results.append(_run_network(network.train(mode == "train"), images, labels))
             network.load_state_dict(state)
         for quantity in results[0]:
-            truth, pytorch, ours = (r[quantity] for r in results)
-            errors = relative_error(pytorch, truth), relative_error(ours, truth)
-            found.append(Agreement(f"{mode}: {quantity}", *errors))
-    return found
+            truth, pytorch, *ours = (r[quantity] for r in results)
+            errors = [relative_error(values, truth) for values in (pytorch, *ours)]
+            found.append(Agreement(f"{mode}: {quantity}", *errors[:2]))
+            found_fused += [Agreement(f"fused, {mode}: {quantity}", errors[0], error) for error in errors[2:]]
+    return found + found_fused
 
 
 def _run_network(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

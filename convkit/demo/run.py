@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,7 +53,9 @@ def run(out: Path, quick: bool = False, threads: int | None = None) -> int:
     original = resnet18()
     converted = copy.deepcopy(original)
     print(convkit.convert(converted))
-    agreement = compare_networks(original, converted, images, torch.tensor([497, 985]))
+    fused = copy.deepcopy(converted)
+    print(f"Fused: {convkit.fuse(fused).summary}")
+    agreement = compare_networks(original, converted, images, torch.tensor([497, 985]), fused)
     problems += report_agreement(agreement)
 
     print("\n3. Sobel and Gaussian filters over the photographs")
@@ -69,7 +72,7 @@ def run(out: Path, quick: bool = False, threads: int | None = None) -> int:
         "LeNet-5": (lenet, ours, digits.test_images[:64]),
         "ResNet-18": (original.eval(), converted.eval(), images),
     }
-    problems += report_layers(pairs, seconds)
+    problems += report_layers(pairs, seconds, {"ResNet-18": fused.eval()})
 
     print(f"\n{time.perf_counter() - started:.0f} seconds in all.")
     for problem in problems:
@@ -111,8 +114,10 @@ def report_agreement(agreement: Sequence[Agreement]) -> list[str]:
     return [f"ResNet-18, {a.quantity}: error {a.convkit:.1e}" for a in agreement if not a.ok]
 
 
-def report_layers(pairs: dict[str, tuple[nn.Module, nn.Module, Tensor]], seconds: float) -> list[str]:
-    """Prints the table of layers, with each network as a whole at its end; returns what disagrees."""
+def report_layers(
+    pairs: dict[str, tuple[nn.Module, nn.Module, Tensor]], seconds: float, fused: dict[str, nn.Module]
+) -> list[str]:
+    """Prints the table of layers, with each network as a whole, and fused, at its end; returns what disagrees."""
     progress = Progress(sum(len(replaced_layers(converted)) for _, converted, _ in pairs.values()))
     rows: list[list[str]] = []
     problems = []
@@ -123,9 +128,13 @@ def report_layers(pairs: dict[str, tuple[nn.Module, nn.Module, Tensor]], seconds
             if not result.ok:
                 problems.append(f"{network}, {result.name}: {result.error:.2g} times the admissible error")
         whole = [f"on {'x'.join(map(str, images.shape))}", "", "", ""]
-        rows.append(
-            ["whole network", *whole, *_times(time_networks(original, converted, images, 3 * seconds)), "", "", ""]
-        )
+        networks = {"PyTorch": original, "convkit": converted}
+        if network in fused:
+            networks["fused"] = fused[network]
+        forward, training = time_networks(networks, images, 3 * seconds), time_training(networks, images, seconds)
+        rows.append(["whole network", *whole, *_times(forward), *_times(training)])
+        if network in fused:
+            rows.append(["whole network, fused", *whole, *_times(forward, "fused"), *_times(training, "fused")])
     progress.close()
     headers = ("layer", "what", "difference", "error", "", "forward: PyTorch", "convkit", "x")
     print(table((*headers, "training: PyTorch", "convkit", "x"), rows, left=(0, 1)))
@@ -134,9 +143,27 @@ def report_layers(pairs: dict[str, tuple[nn.Module, nn.Module, Tensor]], seconds
 
 
 @torch.no_grad()
-def time_networks(original: nn.Module, converted: nn.Module, images: Tensor, seconds: float) -> Times:
-    """Forward passes of both networks, taken in turn."""
-    return interleaved({"PyTorch": lambda i: original(images), "convkit": lambda i: converted(images)}, seconds)
+def time_networks(networks: dict[str, nn.Module], images: Tensor, seconds: float) -> Times:
+    """Forward passes of all networks, taken in turn."""
+    return interleaved({who: partial(_forward, network, images) for who, network in networks.items()}, seconds)
+
+
+def time_training(networks: dict[str, nn.Module], images: Tensor, seconds: float) -> Times:
+    """Forward and backward passes in training mode, taken in turn; the networks are left in eval mode."""
+    steps = {who: partial(_step, network.train(), images) for who, network in networks.items()}
+    times = interleaved(steps, seconds, min_rounds=3, warm_up=1)
+    for network in networks.values():
+        network.eval().zero_grad()
+    return times
+
+
+def _forward(network: nn.Module, images: Tensor, round_number: int) -> object:
+    return network(images)
+
+
+def _step(network: nn.Module, images: Tensor, round_number: int) -> None:
+    output = network(images)
+    getattr(output, "logits", output).sum().backward()
 
 
 def _layer_row(result: LayerResult) -> list[str]:
@@ -144,8 +171,8 @@ def _layer_row(result: LayerResult) -> list[str]:
     return [_short(result.name), result.what, *agreement, *_times(result.forward), *_times(result.training)]
 
 
-def _times(times: Times) -> list[str]:
-    pytorch, ours = times["PyTorch"].median, times["convkit"].median
+def _times(times: Times, who: str = "convkit") -> list[str]:
+    pytorch, ours = times["PyTorch"].median, times[who].median
     return [f"{1e3 * pytorch:.3f}", f"{1e3 * ours:.3f}", f"{pytorch / ours:.2f}"]
 
 

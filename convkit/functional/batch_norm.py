@@ -63,7 +63,7 @@ def conv_bn_act(
         dtype = _accumulate(x)
         statistics = _defined(bn.running_mean).to(dtype), _defined(bn.running_var).to(dtype)
         norm = Norm(bn.eps, *activation, batch=False)
-        return normalised(convolved(p), *statistics, bn.weight, bn.bias, residual, None, norm, p.backend)
+        return normalised(convolved(p), *statistics, bn.weight, bn.bias, residual, None, norm, p.norm_backend)
     p = problem(*operands, spec._replace(activation=activation[0], alpha=activation[1]), backend=backend)
     return in_one_kernel(p, *_folded(bn, bias, x), residual)
 
@@ -84,7 +84,7 @@ def _train(
         mean, var, count = across_processes(mean, var, number, bn.group)
         number = count
     norm = Norm(bn.eps, *activation, batch=True, group=bn.group)
-    z = normalised(y, mean, var, bn.weight, bn.bias, residual, count, norm, p.backend)
+    z = normalised(y, mean, var, bn.weight, bn.bias, residual, count, norm, p.norm_backend)
     with torch.no_grad():
         if bn.running_mean is not None:
             bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)

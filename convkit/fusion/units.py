@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from convkit.fusion.patterns import Pattern, Search, module_activation
 from convkit.fusion.tracing import Trace, required
-from convkit.nn.fused import conv_norm_act, hooked
+from convkit.nn.fused import conv_norm_act, hooked, watched
 
 #: The instance attributes of a fused module.
 FORWARD, CHAINS = "forward", "_convkit_chains"
@@ -69,7 +69,7 @@ class FusedForward:
             return None
         training = self.module.training
         if not torch.compiler.is_compiling():
-            if any(hooked(m) for m in self.inlined[1:]):
+            if watched() or any(hooked(m) for m in self.inlined[1:]):
                 return None
             for m, children in zip(self.inlined, self.children):
                 if tuple(m._modules.values()) != children or (self.by_mode and m.training != training):

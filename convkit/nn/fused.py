@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,9 +29,17 @@ def hooked(module: torch.nn.Module) -> bool:
     return any(own[name] for name in _HOOKS) or "forward" in own
 
 
+_any_global_hook: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
+
+
+def watched() -> bool:
+    """Whether hooks of all modules are registered, as profilers do."""
+    return not torch.compiler.is_compiling() and _any_global_hook()
+
+
 def fusable(conv: Any, bn: Any, x: Tensor) -> bool:
     """Whether calling ``conv``, then ``bn``, does what one operation can: no hooks, and a batch that is not empty."""
-    return not (hooked(conv) or hooked(bn)) and x.dim() == len(conv.kernel_size) + 2 and x.numel() > 0
+    return not (hooked(conv) or hooked(bn) or watched()) and x.dim() == len(conv.kernel_size) + 2 and x.numel() > 0
 
 
 def conv_norm_act(
