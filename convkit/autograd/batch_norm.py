@@ -85,11 +85,13 @@ class BnStats(Formula):
 
 
 def _vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if t is None else t.to(dtype).contiguous()
+    if t is None or (t.dtype is dtype and t.is_contiguous()):
+        return t
+    return t.to(dtype).contiguous()
 
 
 class BnAct(Formula):
-    """z = act((y - mean) invstd weight + bias + residual); mean and var are constants to the caller."""
+    """z = act((y - mean) invstd weight + bias + residual); mean and invstd are constants to the caller."""
 
     tensors = 6
 
@@ -97,7 +99,7 @@ class BnAct(Formula):
     def forward(
         y: Tensor,
         mean: Tensor,
-        var: Tensor,
+        invstd: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
@@ -107,7 +109,6 @@ class BnAct(Formula):
         backend: Backend,
     ) -> Tensor:
         a = mean.dtype
-        invstd = torch.rsqrt(var + norm.eps)
         return backend.bn_act(
             y, mean, invstd, _vector(weight, a), _vector(bias, a), residual, norm.activation, norm.alpha, channels_last
         )
@@ -130,9 +131,9 @@ class BnAct(Formula):
         return dy, None, None, dweight, dbias, dresidual, None, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, ty: Any, tmean: Any, tvar: Any, tweight: Any, tbias: Any, tresidual: Any) -> Tensor:
-        y, mean, var, weight, bias, residual = ctx.saved_tensors
-        parts = _Parts(y, mean, var, weight, bias, residual, ctx.norm)
+    def jvp(ctx: Any, ty: Any, tmean: Any, tinvstd: Any, tweight: Any, tbias: Any, tresidual: Any) -> Tensor:
+        y, mean, invstd, weight, bias, residual = ctx.saved_tensors
+        parts = _Parts(y, mean, invstd, weight, bias, residual, ctx.norm)
         tangent: Any = 0.0
         if ty is not None:
             tangent = parts.normalised(ty.to(parts.dtype), ctx.norm.batch)
@@ -173,9 +174,8 @@ def _backward(
     dz: Tensor, saved: Saved, count: Tensor | None, norm: Norm, needs: list[bool], backend: Backend
 ) -> list[Tensor | None]:
     """The gradients of y, weight, bias and residual, where needed: one pass of sums, one that applies them."""
-    y, mean, var, weight, bias, residual = saved
+    y, mean, invstd, weight, bias, residual = saved
     a = mean.dtype
-    invstd = torch.rsqrt(var + norm.eps)
     w, b = _vector(weight, a), _vector(bias, a)
     needs_y, needs_weight, needs_bias, needs_residual = needs
     form = norm.activation, norm.alpha
@@ -210,17 +210,16 @@ def _over_processes(dbias: Any, dweight: Any, count: Tensor, group: Any) -> tupl
 class _Parts:
     """xhat, v and what they are made of, in differentiable operations in the dtype of the statistics."""
 
-    def __init__(self, y: Tensor, mean: Any, var: Any, weight: Any, bias: Any, residual: Any, norm: Norm) -> None:
+    def __init__(self, y: Tensor, mean: Any, invstd: Any, weight: Any, bias: Any, residual: Any, norm: Norm) -> None:
         self.dtype, self.norm, self.weight = mean.dtype, norm, weight
         self.dims = (0, *range(2, y.dim()))
         self._shape = (1, -1, *(1,) * (y.dim() - 2))
         centred = y.to(self.dtype)
         if norm.batch:  # as functions of y: a derivative of this takes them along
             centred = centred - centred.mean(self.dims, keepdim=True)
-            spread = centred.square().mean(self.dims, keepdim=True)
+            self.invstd = torch.rsqrt(centred.square().mean(self.dims, keepdim=True) + norm.eps)
         else:
-            centred, spread = centred - self.over_channels(mean), self.over_channels(var)
-        self.invstd = torch.rsqrt(spread + norm.eps)
+            centred, self.invstd = centred - self.over_channels(mean), self.over_channels(invstd)
         self.xhat = centred * self.invstd
         v = self.xhat if weight is None else self.xhat * self.over_channels(weight)
         v = v if bias is None else v + self.over_channels(bias)

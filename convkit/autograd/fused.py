@@ -85,7 +85,7 @@ def convolved_with_statistics(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def normalised(
     y: Tensor,
     mean: Tensor,
-    var: Tensor,
+    invstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
@@ -93,24 +93,23 @@ def normalised(
     norm: Norm,
     backend: Backend,
 ) -> Tensor:
-    """z = act((y - mean) / sqrt(var + eps) weight + bias + residual), in y's layout, differentiable.
+    """z = act((y - mean) invstd weight + bias + residual), in y's layout, differentiable.
 
     Where there is no residual, whoever reads z need not keep it: see :mod:`convkit.autograd.recipe`.
     """
     channels_last = is_channels_last(y)
     with remembering(residual):
-        z: Tensor = bn_act(y, mean, var, weight, bias, residual, count, norm, channels_last, backend)
+        z: Tensor = bn_act(y, mean, invstd, weight, bias, residual, count, norm, channels_last, backend)
     if residual is None and not torch.compiler.is_compiling() and z.requires_grad and not transforming():
-        attach(z, Recipe(y.detach(), _Again(mean, var, weight, bias, norm, channels_last, backend)))
+        attach(z, Recipe(y.detach(), _Again(mean, invstd, weight, bias, norm, channels_last, backend)))
     return z
 
 
 class _Again:
     """Computes z from y once more. Weight and bias are copies: an optimizer may step before backward."""
 
-    def __init__(self, mean: Tensor, var: Tensor, weight: Any, bias: Any, norm: Norm, *layout: Any) -> None:
-        self.mean, self.norm, self.layout = mean, norm, layout
-        self.invstd = torch.rsqrt(var + norm.eps)
+    def __init__(self, mean: Tensor, invstd: Tensor, weight: Any, bias: Any, norm: Norm, *layout: Any) -> None:
+        self.mean, self.invstd, self.norm, self.layout = mean, invstd, norm, layout
         self.weight, self.bias = (
             None if t is None else t.detach().to(mean.dtype, copy=True).contiguous() for t in (weight, bias)
         )

@@ -61,7 +61,8 @@ def conv_bn_act(
     if differentiable(x, weight, bias, bn.weight, bn.bias, residual):
         p = problem(*operands, spec, backend=backend)
         dtype = _accumulate(x)
-        statistics = _defined(bn.running_mean).to(dtype), _defined(bn.running_var).to(dtype)
+        invstd = torch.rsqrt(_defined(bn.running_var).to(dtype) + bn.eps)
+        statistics = _defined(bn.running_mean).to(dtype), invstd
         norm = Norm(bn.eps, *activation, batch=False)
         return normalised(convolved(p), *statistics, bn.weight, bn.bias, residual, None, norm, p.norm_backend)
     p = problem(*operands, spec._replace(activation=activation[0], alpha=activation[1]), backend=backend)
@@ -84,12 +85,11 @@ def _train(
         mean, var, count = across_processes(mean, var, number, bn.group)
         number = count
     norm = Norm(bn.eps, *activation, batch=True, group=bn.group)
-    z = normalised(y, mean, var, bn.weight, bn.bias, residual, count, norm, p.norm_backend)
-    with torch.no_grad():
-        if bn.running_mean is not None:
-            bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), bn.momentum)
-        if bn.running_var is not None:
-            bn.running_var.lerp_((var * (number / (number - 1))).to(bn.running_var.dtype), bn.momentum)
+    z = normalised(y, mean, torch.rsqrt(var + bn.eps), bn.weight, bn.bias, residual, count, norm, p.norm_backend)
+    for running, value in ((bn.running_mean, mean), (bn.running_var, var)):
+        if running is not None:  # neither has a graph; the unbiased variance is kept
+            value = value if value is mean else value * (number / (number - 1))
+            running.lerp_(value if value.dtype is running.dtype else value.to(running.dtype), bn.momentum)
     return z
 
 
