@@ -21,6 +21,7 @@ from torch import Tensor
 from convkit import backends
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
+from convkit.testing.norms import fused_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,7 @@ def run_guarded(part: int) -> None:
         else:
             calls = [c for case in TRANSPOSED for c in transposed_calls(case, dtype, layout)]
             calls += [c for case in POOLS for c in pool_calls(case, dtype, reference, layout)]
-            calls += [c for _, c in flat_calls(dtype, layout)]
+            calls += [c for _, c in flat_calls(dtype, layout) + fused_calls(dtype, layout)]
         for call, at_end in product(calls, (True, False)):
             changed = {k: guarded(v, at_end) if isinstance(v, Tensor) else v for k, v in call.arguments.items()}
             print(call.op, call.spec, dtype, layout, "end" if at_end else "begin", flush=True)

@@ -20,6 +20,7 @@ from convkit.backends.base import Backend
 from convkit.testing.cases import ConvCase, PoolCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import INDICES, FractionalCase, IndexCase, flat_calls, fractional_calls, index_calls
+from convkit.testing.norms import NormCase, fused_calls, norm_calls, stats_calls
 from convkit.testing.oracle import Call, conv_calls, mismatch, pool_calls, transposed_calls, verify
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,8 @@ LARGE = (
     ConvCase("depthwise", "many planes", (2, 65, 28, 29), (65, 1, 3, 3), 1, 1, groups=65),
     ConvCase("one_image_1d", "one long row: bands of one plane", (1, 8, 20000), (8, 8, 5), 1, 2),
 )
+
+NORM = NormCase("large_norm", "several tasks and shares in each layout", (5, 70, 33, 37), "relu", True)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +46,7 @@ def small_calls(reference: Backend) -> list[Call]:
     calls = [c for case in CONVOLUTIONS for c in conv_calls(case, torch.float32)]
     calls += [c for case in TRANSPOSED for c in transposed_calls(case, torch.float32)]
     calls += [c for case in POOLS for c in pool_calls(case, torch.float32, reference)]
-    return calls + [c for _, c in flat_calls(torch.float32)]
+    return calls + [c for _, c in flat_calls(torch.float32) + fused_calls(torch.float32)]
 
 
 def large_calls(reference: Backend) -> list[Call]:
@@ -61,6 +64,7 @@ def large_calls(reference: Backend) -> list[Call]:
     ):
         calls += [c for case in (repeated, one_image) for c in index_calls(case, dtype, layout)]
         calls += fractional_calls(windows, dtype, layout)
+        calls += norm_calls(NORM, dtype, layout) + [c for case in LARGE for c in stats_calls(case, dtype, layout)]
     return calls
 
 

@@ -1,108 +1,43 @@
-// Batch normalisation with an activation, and its gradient: one element at a time.
+// bn_act: batch normalisation, residual and activation in one pass.
 //
-// Computes  z = act((x - mean) invstd weight + bias + residual), and what core/batch_norm.h says of its gradient.
-// Layout    any strides.
-// Mapping   a task is one channel; its sums are kept in double.
-// Memory    nothing is staged.
+// Computes  z = act((x - mean) invstd weight + bias + residual)
+// Layout    any strides; vectors run along C where channels of z are neighbours, else along positions. Where a tensor's
+//           elements are no neighbours, its vectors are gathered.
+// Mapping   a task is 32 k elements: pixels with all channels, or planes (pieces of large ones).
+// Memory    each tensor once; 20 bytes per channel in scratch memory.
+#include "cpu/activation_lanes.h"
 #include "cpu/bn_kernels.h"
+#include "cpu/bn_walk.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
-// Calls f(n, d, h, w) for every position of a channel.
-template <typename F>
-void for_positions(const TensorView& x, const F& f) {
-  for (int64_t n = 0; n < x.size[kN]; ++n)
-    for (int64_t d = 0; d < x.size[kD]; ++d)
-      for (int64_t h = 0; h < x.size[kH]; ++h)
-        for (int64_t w = 0; w < x.size[kW]; ++w) f(n, d, h, w);
+template <typename T, typename Act>
+void normalise(const BatchNorm& b, const NormArrays<accumulate_t<T>>& arrays, const Act& act, const TensorView& x,
+               const TensorView& z) {
+  const bool residual = b.residual.data != nullptr;
+  const TensorView* const t[3] = {&x, residual ? &b.residual : &x, &z};
+  for_elements<T>(t, channels_are_neighbours(z), arrays,
+                  [&](auto dense, const auto& v, T* const(&p)[3], const int64_t (&lane)[3], int n) {
+                    auto u = (load_run<dense.value>(p[0], lane[0], n) - v.mean) * v.scale + v.bias;
+                    if (residual) u += load_run<dense.value>(p[1], lane[1], n);
+                    store_run<dense.value>(p[2], lane[2], act.apply(u), n);
+                  });
 }
-
-template <typename T>
-CONVKIT_INLINE accumulate_t<T> element(const TensorView& t, int64_t n, int64_t c, int64_t d, int64_t h, int64_t w) {
-  return load(data<T>(t) + offset(t, n, c, d, h, w));
-}
-
-template <typename T>
-CONVKIT_INLINE accumulate_t<T> before_activation(const BatchNorm& b, const ChannelNorm<accumulate_t<T>>& norm,
-                                                 accumulate_t<T> x, int64_t n, int64_t c, int64_t d, int64_t h,
-                                                 int64_t w) {
-  const accumulate_t<T> v = (x - norm.mean) * norm.scale + norm.bias;
-  return b.residual.data == nullptr ? v : v + element<T>(b.residual, n, c, d, h, w);
-}
-
-Status done(bool dtype_known) { return dtype_known ? kOk : Status{"batch normalisation has no kernel for this dtype"}; }
 
 }  // namespace
 
-Status bn_stats(const TensorView& x, const ChannelStatistics& statistics) {
-  return done(visit_floating(x.dtype, [&](auto t) {
-    using T = typename decltype(t)::type;
-    using A = accumulate_t<T>;
-    parallel_for(x.size[kC], [&](int64_t c) {
-      double count = 0, mean = 0, squares = 0;
-      for_positions(x, [&](int64_t n, int64_t d, int64_t h, int64_t w) {
-        const double v = element<T>(x, n, c, d, h, w), delta = v - mean;
-        mean += delta / ++count;
-        squares += delta * (v - mean);
-      });
-      static_cast<A*>(statistics.mean)[c] = static_cast<A>(count == 0 ? 0 / count : mean);
-      static_cast<A*>(statistics.var)[c] = static_cast<A>(squares / count);
-    });
-  }));
-}
-
 Status bn_act(const BatchNorm& b, const TensorView& x, const TensorView& z) {
-  return done(visit_floating(x.dtype, [&](auto t) {
+  Status status{"bn_act has no kernel for this dtype"};
+  visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    parallel_for(x.size[kC], [&](int64_t c) {
-      const auto norm = channel_norm<accumulate_t<T>>(b, c);
-      for_positions(x, [&](int64_t n, int64_t d, int64_t h, int64_t w) {
-        const auto v = before_activation<T>(b, norm, element<T>(x, n, c, d, h, w), n, c, d, h, w);
-        store(data<T>(z) + offset(z, n, c, d, h, w), activate(b.activation, b.alpha, v));
-      });
-    });
-  }));
-}
-
-Status bn_act_bwd_reduce(const BatchNorm& b, const TensorView& dz, const TensorView& x, void* dbias, void* dweight) {
-  return done(visit_floating(x.dtype, [&](auto t) {
-    using T = typename decltype(t)::type;
-    using A = accumulate_t<T>;
-    parallel_for(x.size[kC], [&](int64_t c) {
-      const auto norm = channel_norm<A>(b, c);
-      double sum = 0, product = 0;
-      for_positions(x, [&](int64_t n, int64_t d, int64_t h, int64_t w) {
-        const A e = element<T>(x, n, c, d, h, w), v = before_activation<T>(b, norm, e, n, c, d, h, w);
-        const A g = activation_gradient(b.activation, b.alpha, v, element<T>(dz, n, c, d, h, w));
-        sum += g;
-        product += g * (e - norm.mean);
-      });
-      static_cast<A*>(dbias)[c] = static_cast<A>(sum);
-      static_cast<A*>(dweight)[c] = static_cast<A>(product * norm.invstd);
-    });
-  }));
-}
-
-Status bn_act_bwd(const BatchNorm& b, const BatchNormSums& sums, const TensorView& dz, const TensorView& x,
-                  const TensorView& dx, const TensorView& dresidual) {
-  return done(visit_floating(x.dtype, [&](auto t) {
-    using T = typename decltype(t)::type;
-    using A = accumulate_t<T>;
-    parallel_for(x.size[kC], [&](int64_t c) {
-      const auto norm = channel_norm<A>(b, c);
-      const auto gradient = channel_gradient(norm, sums, c);
-      for_positions(x, [&](int64_t n, int64_t d, int64_t h, int64_t w) {
-        const A e = element<T>(x, n, c, d, h, w), v = before_activation<T>(b, norm, e, n, c, d, h, w);
-        const A g = activation_gradient(b.activation, b.alpha, v, element<T>(dz, n, c, d, h, w));
-        A r = g * norm.scale;
-        if (sums.count != 0) r += gradient.constant + (e - norm.mean) * gradient.slope;
-        store(data<T>(dx) + offset(dx, n, c, d, h, w), r);
-        if (dresidual.data != nullptr) store(data<T>(dresidual) + offset(dresidual, n, c, d, h, w), g);
-      });
-    });
-  }));
+    NormArrays<accumulate_t<T>> arrays;
+    status = arrays.fill(b, nullptr, x.size[kC]) ? kOk : Status{"bn_act ran out of memory"};
+    if (!status.ok()) return;
+    visit_activation(b.activation, b.alpha, [&](const auto& act) { normalise<T>(b, arrays, act, x, z); });
+  });
+  return status;
 }
 
 }  // namespace CONVKIT_ISA

@@ -2,20 +2,10 @@
 #pragma once
 
 #include "core/conv_epilogue.h"
-#include "cpu/simd.h"
+#include "cpu/activation_lanes.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
-
-namespace {
-
-// The activations that have no vector form here.
-template <typename A>
-__attribute__((noinline)) void activate_lanes(const Epilogue& e, A* lane) {
-  for (int i = 0; i < Vector<A>::lanes; ++i) lane[i] = activate(e, lane[i]);
-}
-
-}  // namespace
 
 // act(v * scale + bias + residual) for `n` lanes that lie dst_stride (residual: res_stride) apart.
 template <typename T>
@@ -39,18 +29,7 @@ struct Emitter {
     return e.bias == nullptr ? V{} : load_partial<T>(static_cast<const T*>(e.bias) + k, n);
   }
 
-  CONVKIT_INLINE V activated(V v) const {
-    switch (e.activation) {
-      case Activation::kIdentity: return v;
-      case Activation::kRelu: return v < A(0) ? V{} : v;
-      case Activation::kLeakyRelu: return v < A(0) ? v * static_cast<A>(e.alpha) : v;
-      default: break;
-    }
-    A lane[Vector<A>::lanes];
-    __builtin_memcpy(lane, &v, sizeof(v));
-    activate_lanes(e, lane);
-    return load_vector<A>(lane);
-  }
+  CONVKIT_INLINE V activated(V v) const { return AnyActivation{e.activation, e.alpha}.apply(v); }
 
   // `count` vectors, row_stride apart, of n elements side by side; there must be no residual.
   CONVKIT_INLINE void emit_rows(const V* v, int count, V scale, V bias, T* dst, int64_t row_stride, int n) const {

@@ -219,6 +219,7 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
       multiply(rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
                [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
                  store_tile(result, op.epilogue, i, height, panel, tile);
+                 fetch_next_residual(result, i, height, rows, panel, ceil_div(cols, kPanel<A>));
                });
     };
     if (g.taps == 0 || g.depth == 0) {  // a phase that no tap reaches

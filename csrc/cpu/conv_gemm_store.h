@@ -2,22 +2,11 @@
 #pragma once
 
 #include "core/conv_epilogue.h"
+#include "cpu/activation_lanes.h"
 #include "cpu/conv_gemm_pixels.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
-
-template <typename A>
-CONVKIT_INLINE vector_t<A> activate_vector(const Epilogue& e, vector_t<A> v) {
-  switch (e.activation) {
-    case Activation::kIdentity: return v;
-    case Activation::kRelu: return v < A(0) ? vector_t<A>{} : v;  // keeps NaN
-    case Activation::kLeakyRelu: return v < A(0) ? v * static_cast<A>(e.alpha) : v;
-    default:
-      for (int i = 0; i < kLanes<A>; ++i) v[i] = activate<A>(e, v[i]);
-      return v;
-  }
-}
 
 // Lanes of `mask` of p[lane * step].
 template <typename T>
@@ -87,6 +76,21 @@ CONVKIT_INLINE void store_plain_tile(const ResultBlock<T>& r, int64_t row, int64
   }
 }
 
+// Asks for the residual of the tile that is multiplied next: its lines are too far apart to be foreseen by the
+// processor. The next tile is below the one at (row, panel) that has just been stored or, after the last row, at the
+// top of the next panel; `rows` and `panels` are those of the block.
+template <typename T>
+CONVKIT_INLINE void fetch_next_residual(const ResultBlock<T>& r, int64_t row, int64_t height, int64_t rows,
+                                        int64_t panel, int64_t panels) {
+  if (r.residual == nullptr) return;
+  const bool below = row + height < rows;
+  if (!below && ++panel == panels) return;
+  const int64_t first = below ? row + height : 0;
+  for (int64_t m = first; m < minimum(first + height, rows); ++m)
+    for (int64_t s = r.panel_slots[panel]; s < r.panel_slots[panel + 1]; ++s)
+      __builtin_prefetch(r.residual + r.row_residual[m] + r.slots[s].residual);
+}
+
 template <typename T>
 CONVKIT_INLINE void store_tile(const ResultBlock<T>& r, const Epilogue& e, int64_t row, int64_t height, int64_t panel,
                                const accumulate_t<T>* tile) {
@@ -110,7 +114,7 @@ CONVKIT_INLINE void store_tile(const ResultBlock<T>& r, const Epilogue& e, int64
       }
       if (r.residual != nullptr)
         v += gather_lanes(r.residual + r.row_residual[m] + slot.residual, r.residual_step, slot.mask);
-      scatter_lanes(r.out + r.row_out[m] + slot.out, r.step, slot.mask, activate_vector<A>(e, v));
+      scatter_lanes(r.out + r.row_out[m] + slot.out, r.step, slot.mask, AnyActivation{e.activation, e.alpha}.apply(v));
     }
   }
 }

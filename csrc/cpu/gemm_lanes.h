@@ -3,11 +3,10 @@
 // One vector holds kLanes<A> elements. AVX-512 has masked moves; elsewhere a partial move is a short loop.
 #pragma once
 
-#include "core/dtype.h"
+#include "cpu/simd.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define CONVKIT_AVX512 1
-#include <immintrin.h>
 #else
 #define CONVKIT_AVX512 0
 #endif
@@ -15,34 +14,8 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
-#if CONVKIT_AVX512
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
 template <typename A>
-constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
-
-template <typename A>
-struct VectorOf {
-  typedef A type __attribute__((vector_size(kVectorBytes)));
-};
-template <typename A>
-using vector_t = typename VectorOf<A>::type;
-
-template <typename A>
-CONVKIT_INLINE vector_t<A> load_vector(const A* p) {
-  vector_t<A> v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
-}
-template <typename A>
-CONVKIT_INLINE void store_vector(A* p, vector_t<A> v) {
-  __builtin_memcpy(p, &v, sizeof(v));
-}
+constexpr int kLanes = Vector<A>::lanes;
 
 // Bits [begin, end).
 CONVKIT_INLINE uint32_t lane_mask(int64_t begin, int64_t end) {
