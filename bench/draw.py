@@ -45,7 +45,7 @@ def plot(results: Mapping[str, Any], path: Path) -> str:
     except ImportError:
         return "no plot in a file: matplotlib is not installed"
 
-    rows = [r for r in results["rows"] if r["pass"] == "forward"] or list(results["rows"])
+    rows = [r for r in results["rows"] if r["pass"] in ("forward", "inference")] or list(results["rows"])
     labels = list(dict.fromkeys((r["family"], r["id"], r["problem"]) for r in rows))
     figure = Figure(figsize=(10, 1.5 + 0.2 * len(labels)), layout="constrained")
     axes = figure.subplots()

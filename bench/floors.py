@@ -6,6 +6,7 @@ GPU.
 
 from __future__ import annotations
 
+from bench import fused
 from bench.pools import PoolRow
 from bench.problems import Row
 
@@ -23,6 +24,8 @@ POOLS: dict[str, dict[tuple[str, str], float]] = {
 
 def floor(problem: Row, pass_: str, layout: str) -> float | None:
     """The least speed ratio promised for a row, or None."""
+    if isinstance(problem, fused.FusedRow):
+        return fused.floor(problem, pass_)
     if not isinstance(problem, PoolRow):
         return CONVS.get(problem.family) if pass_ == "forward" else None
     if (pass_, layout) == ("forward", "nchw"):

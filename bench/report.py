@@ -29,7 +29,8 @@ HEADERS = ("row", "problem", "pass", "layout", "convkit ms", "p20-p80", "torch m
 LEGEND = """\
 x best   how many times as fast as the best of PyTorch (eager; compiled, cuDNN's fused call) in the same layout
 x nchw   how many times as fast as PyTorch eager in its default layout
-floor    the least ratio promised to eager in the same layout; * marks rows that are slower than PyTorch's best
+floor    the least ratio promised to eager in the same layout (of fused inference, to convkit's own unfused chain);
+         * marks rows that are slower than PyTorch's best
 roof     on a GPU, the speed as a share of what a copy and a matrix product, measured in the same run, allow"""
 
 
@@ -42,10 +43,14 @@ def row(
     eager_nchw: float,
     promised: bool = True,
 ) -> Row:
-    """One measured row: a problem, a pass and a layout, with the times of all candidates; ``promised``: floors hold."""
+    """One measured row: a problem, a pass and a layout, with the times of all candidates; ``promised``: floors hold.
+
+    They are relative to PyTorch eager or, where it was measured, to the unfused chain.
+    """
     ours = times["convkit"]["median"]
     baselines = {name: times[name]["median"] for name in BASELINES if name in times}
     least = floor(problem, pass_, layout) if promised else None
+    rival = times.get("unfused", times["eager"])["median"]
     right = all(not (value > 1 or math.isnan(value)) for name, value in of_bound.items() if name not in baselines)
     return {
         "id": problem.id,
@@ -60,7 +65,7 @@ def row(
         "vs_eager": baselines["eager"] / ours,
         "vs_nchw": eager_nchw / ours,
         "floor": least,
-        "verdict": _verdict(right, least, baselines["eager"] / ours),
+        "verdict": _verdict(right, least, rival / ours),
     }
 
 
@@ -96,8 +101,11 @@ def text(results: Mapping[str, Any]) -> str:
     for family, rows in _families(results["rows"]).items():
         lines.append([f"-- {family}"])
         for r in rows:
-            lines.append(_cells(r))
+            lines.append(_cells(r, _with_chain(results["rows"])))
             lines += [_algorithm_cells(r, name) for name in r["times"] if name not in ("convkit", "eager")]
+    lines = [
+        cells + [""] * (len(_headers(results["rows"])) - len(cells)) if len(cells) > 1 else cells for cells in lines
+    ]
     about = ", ".join(f"{name} {value}" for name, value in results["about"].items())
     parts = [table(_headers(results["rows"]), lines, left=(0, 1, 2, 3)), LEGEND, _summary(results["rows"]), about]
     failed = [r for r in results["rows"] if r["verdict"] in ("FAIL", "WRONG")]
@@ -107,10 +115,16 @@ def text(results: Mapping[str, Any]) -> str:
 
 
 def _headers(rows: list[Row]) -> tuple[str, ...]:
-    return (*HEADERS, "roof") if any("of_roof" in r for r in rows) else HEADERS
+    of_roof = any("of_roof" in r for r in rows)
+    return (*HEADERS, *["roof"] * of_roof, *["x unfused"] * _with_chain(rows))
 
 
-def _cells(r: Row) -> list[str]:
+def _with_chain(rows: list[Row]) -> bool:
+    """Whether fused layers were measured beside convkit's chain of single ones."""
+    return any("unfused" in r["times"] for r in rows)
+
+
+def _cells(r: Row, unfused: bool = False) -> list[str]:
     ours, eager = r["times"]["convkit"], r["times"]["eager"]
     return [
         r["id"],
@@ -125,13 +139,14 @@ def _cells(r: Row) -> list[str]:
         "" if r["floor"] is None else f"{r['floor']:.1f}",
         r["verdict"],
         *([f"{100 * r['of_roof']:.0f}%"] if "of_roof" in r else []),
+        *([f"{r['times']['unfused']['median'] / ours['median']:.2f}" if "unfused" in r["times"] else ""] * unfused),
     ]
 
 
 def _algorithm_cells(r: Row, name: str) -> list[str]:
     t = r["times"][name]
     ratio = r["times"]["eager"]["median"] / t["median"]
-    wrong = "WRONG" if not r["error_of_bound"][name] <= 1 else ""
+    wrong = "WRONG" if not r["error_of_bound"].get(name, 0.0) <= 1 else ""
     spread = f"{_ms(t['p20'])}-{_ms(t['p80'])}"
     return ["", f"  {name}", "", "", _ms(t["median"]), spread, "", f"{ratio:.2f}", "", "", wrong]
 
@@ -217,7 +232,7 @@ def _parts(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ]
         for part, headers, rows in (
             ("families", SUMMARY_HEADERS, _summary_rows(measured["rows"])),
-            ("rows", _headers(measured["rows"]), [_cells(r) for r in measured["rows"]]),
+            ("rows", _headers(measured["rows"]), [_cells(r, _with_chain(measured["rows"])) for r in measured["rows"]]),
         ):
             lines += [f"### {title.capitalize()}: {part}", ""]
             lines += ["| " + " | ".join(headers) + " |", "|" + "---|" * len(headers)]

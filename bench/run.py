@@ -4,12 +4,14 @@
     python -m bench.run pools                  # every pooling, forward and forward with backward
     python -m bench.run depthwise --backward   # one family of convolutions, and its gradients
     python -m bench.run D06 --algorithms       # one row, and every algorithm that runs it
+    python -m bench.run fused                  # convolution with batch norm and activation, inference and training
     python -m bench.run convs --relu --json out.json --plot out.png
 
     python -m bench.run --device cuda          # on a GPU, at the suite's own sizes; --tf32 allows TF32 to everyone
 
 Groups: convs, pools, a family (dense, dilated, grouped, depthwise, transposed, 3d, 1d, batch1; max_pool, avg_pool,
-...) or a row's id. Exit status 1 if a result is wrong or a speed falls below its floor.
+...), a row's id, or fused, which runs where it is named only. Exit status 1 if a result is wrong or a speed falls below
+its floor.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 
 import torch
 
-from bench import devices, draw, pool_providers, providers, report
+from bench import devices, draw, fused, pool_providers, providers, report
 from bench.pools import PoolRow
 from bench.problems import Problem, Row, select
 from convkit import backends
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     dtype = getattr(torch, options.dtype)
     device = devices.choose(options.device, options.tf32)
     scale = device.default_scale if options.scale is None else options.scale
-    problems = list(select(options.groups, scale))
+    problems = [*select(options.groups, scale), *fused.select(options.groups, scale)]
     if not problems:
         print(f"bench: no row belongs to {options.groups}", file=sys.stderr)
         return 2
@@ -107,6 +109,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per pass and layout of a problem; both layouts of a pass are timed in one interleaved run."""
     copies = device.copies(problem.bytes * dtype.itemsize / 4)
+    if isinstance(problem, fused.FusedRow):
+        return measure_fused(problem, dtype, device, copies, options)
     rows = []
     for pass_ in providers.passes(problem, options.backward, options.relu):
         candidates: dict[tuple[str, str], list[Callable[[], object]]] = {}
@@ -124,6 +128,31 @@ def measure(
             found = {name: t._asdict() for (at, name), t in times.items() if at == layout}
             nchw = times["nchw", "eager"].median
             rows.append(report.row(problem, pass_, layout, found, checked[layout], nchw, options.device == "cpu"))
+    return rows
+
+
+def measure_fused(
+    row: fused.FusedRow, dtype: torch.dtype, device: devices.Processor, copies: int, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Inference, a training step, and what it takes beyond its convolution, in each layout."""
+    rows = []
+    for pass_ in fused.PASSES:
+        made = {
+            layout: fused.prepare(row, pass_, layout, dtype, copies, options.compile, options.device)
+            for layout in providers.LAYOUTS
+        }
+        candidates = {(layout, name): calls for layout in made for name, calls in made[layout][0].items()}
+        times = device.times(candidates, options.seconds)
+        for layout, (calls, checked) in made.items():
+            here = {name: times[layout, name] for name in calls}
+            nchw = {name: times["nchw", name] for name in calls}
+            passes = {pass_: (here, nchw)}
+            if pass_ == "training":
+                passes["training, norm"] = fused.of_norm(here), fused.of_norm(nchw)
+            for of, (ours, default) in passes.items():
+                found = {name: t._asdict() for name, t in ours.items()}
+                eager = default["eager"].median
+                rows.append(report.row(row, of, layout, found, checked, eager, options.device == "cpu"))
     return rows
 
 

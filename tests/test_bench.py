@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import convkit
-from bench import devices, pool_providers, report
+from bench import devices, fused, pool_providers, report
 from bench.floors import floor
 from bench.pools import PoolRow
 from bench.problems import BYTES, FLOPS, Problem, Row, scaled, select, suite
@@ -152,6 +152,47 @@ def test_a_tiny_run_verifies_measures_and_reports(tmp_path: Path, capsys: pytest
     assert (tmp_path / "plots" / "speed.png").read_bytes().startswith(b"\x89PNG")
     assert report.main([str(out), str(out), "--markdown", str(tmp_path / "page.md")]) == 0
     assert (tmp_path / "page.md").read_text().count("\n## Results\n") == 1
+
+
+@pytest.mark.parametrize("row", fused.ROWS, ids=lambda row: row.id)
+def test_a_fused_row_computes_what_its_rivals_do(row: fused.FusedRow) -> None:
+    small = scaled(row, 0.002)
+    assert isinstance(small, fused.FusedRow) and (small.residual, small.activation) == (row.residual, row.activation)
+    for layout in ("nchw", "nhwc"):
+        calls, checked = fused.prepare(small, "inference", layout, torch.float32, 1, False, "cpu")
+        assert checked["convkit"] <= 1
+        for name in ("eager", "unfused"):  # with the bound of 2^10 roundings of a step
+            assert fused.difference((calls["convkit"][0](),), (calls[name][0](),), torch.float32) <= 1
+        _, checked = fused.prepare(small, "training", layout, torch.float32, 1, False, "cpu")
+        assert checked["convkit"] <= 1
+
+
+def test_a_wrong_fused_layer_is_seen() -> None:
+    layer = fused.Layer(scaled(fused.ROWS[7], 0.001), "nchw", torch.float32, 0, "cpu")  # type: ignore[arg-type]
+    right = layer.fused()()
+    assert layer.error(lambda: right) <= 1 < layer.error(lambda: right * 1.001)
+    assert fused.difference((right,), (right * 1.001,), torch.float32) > 1
+
+
+def test_fused_floors_are_relative_to_the_chain_and_to_the_norm() -> None:
+    times = {"convkit": {"median": 1.0}, "eager": {"median": 1.9}, "unfused": {"median": 1.1}}
+    for row, verdict in ((fused.ROWS[4], "PASS"), (fused.ROWS[8], "FAIL")):  # 3x3 of 128 channels; 1x1
+        assert report.row(row, "inference", "nchw", times, {"convkit": 0.5}, 1.0)["verdict"] == verdict
+    del times["unfused"]
+    for eager, verdict in ((1.9, "FAIL"), (2.1, "PASS")):
+        times["eager"]["median"] = eager
+        row = report.row(fused.ROWS[4], "training, norm", "nchw", times, {"convkit": 0.5}, 1.0)
+        assert row["verdict"] == verdict
+    assert fused.floor(fused.ROWS[4], "training") is None
+
+
+def test_a_tiny_run_of_fused_layers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "fused.json"
+    main(["B09", "B12", "--scale", "0.0005", "--threads", "1", "--seconds", "0", "--json", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert {r["pass"] for r in rows} == {"inference", "training", "training, norm"} and len(rows) == 12
+    assert "x unfused" in capsys.readouterr().out
+    assert report.main([str(out), "--markdown", str(tmp_path / "page.md")]) == 0
 
 
 # --- a GPU's way of measuring, on a clock of its own ------------------------------------------------------------------
