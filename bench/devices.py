@@ -7,6 +7,7 @@ one candidate of a row cannot be captured, none is, and all are launched as usua
 
 from __future__ import annotations
 
+import gc
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -40,9 +41,16 @@ class Processor:
     def describe(self) -> dict[str, Any]:
         return dict(machine.describe())
 
+    def describe_end(self) -> dict[str, Any]:
+        """What has changed since ``describe``."""
+        return {}
+
     def ceilings(self, dtype: torch.dtype) -> dict[str, float]:
         """The rates that bound every kernel, measured; {}: not measured."""
         return {}
+
+    def tidy(self) -> None:
+        """Between two rows: nothing of one is left to the next."""
 
 
 class Gpu(Processor):
@@ -56,7 +64,6 @@ class Gpu(Processor):
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         self.tf32 = tf32
-        self.clock = clocks()
         self.rotated_bytes = 3.0 * torch.cuda.get_device_properties(self.torch).L2_cache_size
 
     def times(self, candidates: Mapping[Name, Calls], seconds: float) -> dict[Name, Timing]:
@@ -72,8 +79,15 @@ class Gpu(Processor):
             "cuda": torch.version.cuda or "",
             "cudnn": torch.backends.cudnn.version() or 0,
             "tf32": "on" if self.tf32 else "off",
-            **{f"clock {when}": clock for when, clock in (("before", self.clock), ("after", clocks())) if clock},
+            "clock before": clocks(),
         }
+
+    def describe_end(self) -> dict[str, Any]:
+        return {"clock after": clocks()}
+
+    def tidy(self) -> None:
+        gc.collect()  # graphs, whose memory is their own
+        torch.cuda.empty_cache()
 
     def ceilings(self, dtype: torch.dtype) -> dict[str, float]:
         """Bytes per second of a copy (read and written) and operations per second of a matrix product, random data."""

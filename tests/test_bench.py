@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import convkit
-from bench import devices, fused, pool_providers, report
+from bench import devices, fused, pool_providers, report, run
 from bench.floors import floor
 from bench.pools import PoolRow
 from bench.problems import BYTES, FLOPS, Problem, Row, scaled, select, suite
@@ -136,12 +136,10 @@ def test_no_two_candidates_read_the_same_input() -> None:
 def test_a_tiny_run_verifies_measures_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results.json"
     arguments = ["S02", "W02", "T03", "M01", "P07-avg", "P08-max", "P09-max", "P09-avg", "--scale", "0.0001"]
-    options = ["--backward", "--relu", "--algorithms", "--backends", "aten", "--threads", "1", "--seconds", "0"]
-    main([*arguments, *options, "--json", str(out), "--plot", str(tmp_path / "plots" / "speed.png")])
+    options = ["--threads", "1", "--seconds", "0", "--plot", str(tmp_path / "plots" / "speed.png")]
+    main([*arguments, *options, "--backward", "--algorithms", "--json", str(out)])
     results = json.loads(out.read_text())
-    passes = {"forward", "grad_input", "grad_weight", "bias+relu", "forward+backward"}
-    assert {r["pass"] for r in results["rows"]} == passes
-    assert all("aten" in r["times"] for r in results["rows"] if r["pass"] in passes and r["id"] in ("S02", "P08-max"))
+    assert {r["pass"] for r in results["rows"]} == {"forward", "grad_input", "grad_weight", "forward+backward"}
     assert not any(r["verdict"] == "WRONG" for r in results["rows"])
     assert {r["layout"] for r in results["rows"] if r["id"] == "S02"} == {"nchw", "nhwc"}
     assert any("conv_direct" in r["times"] for r in results["rows"])
@@ -188,11 +186,43 @@ def test_fused_floors_are_relative_to_the_chain_and_to_the_norm() -> None:
 
 def test_a_tiny_run_of_fused_layers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "fused.json"
-    main(["B09", "B12", "--scale", "0.0005", "--threads", "1", "--seconds", "0", "--json", str(out)])
+    options = ["--scale", "0.0005", "--threads", "1", "--seconds", "0", "--plot", str(tmp_path / "speed.png")]
+    main(["B09", "B12", *options, "--json", str(out)])
     rows = json.loads(out.read_text())["rows"]
     assert {r["pass"] for r in rows} == {"inference", "training", "training, norm"} and len(rows) == 12
     assert "x unfused" in capsys.readouterr().out
     assert report.main([str(out), "--markdown", str(tmp_path / "page.md")]) == 0
+
+
+def test_other_backends_and_fused_calls_run_beside() -> None:
+    options = parse(["--relu", "--backends", "aten", "--seconds", "0"])
+    problems = [scaled(BY_ID[name], 1e-4) for name in ("W02", "P07-avg")]
+    rows = [r for p in problems for r in run.measure(p, torch.float32, devices.Processor(), options)]
+    assert {r["pass"] for r in rows} == {"forward", "bias+relu", "forward+backward"}
+    assert all("aten" in r["times"] and r["verdict"] != "WRONG" for r in rows)
+
+
+def test_a_row_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+    measure = run.measure
+
+    def fail(problem: Row, *rest: Any) -> Any:
+        if problem.id == "W02":
+            raise torch.OutOfMemoryError("no memory")
+        return measure(problem, *rest)
+
+    monkeypatch.setattr(run, "measure", fail)
+    out = tmp_path / "out.json"
+    options = ["--scale", "0.0001", "--seconds", "0", "--threads", "1", "--plot", str(tmp_path / "speed.png")]
+    assert main(["W02", "P07-avg", *options, "--json", str(out)]) == 1
+    results = json.loads(out.read_text())
+    assert results["about"]["failed"] == "W02" and {r["id"] for r in results["rows"]} == {"P07-avg"}
+    assert "no memory" in capsys.readouterr().err
+
+
+def test_families_take_turns_where_time_is_short() -> None:
+    rows = run.in_turn(list(select(["dense", "depthwise", "avg_pool"], 1.0)))
+    assert [r.family for r in rows[:6]] == ["dense", "depthwise", "avg_pool"] * 2
+    assert sorted(r.id for r in rows) == sorted(r.id for r in select(["dense", "depthwise", "avg_pool"], 1.0))
 
 
 # --- a GPU's way of measuring, on a clock of its own ------------------------------------------------------------------
@@ -281,6 +311,7 @@ def test_a_page_of_a_gpu(tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPat
     """All that a run on a GPU does but for the GPU."""
     about = {"gpu": "a GPU", "cuda": "13.0", "cudnn": 1, "tf32": "off"}
     monkeypatch.setattr(Gpu, "describe", lambda self: devices.Processor.describe(self) | about)
+    monkeypatch.setattr(Gpu, "tidy", lambda self: None)
     monkeypatch.setattr(Gpu, "ceilings", lambda self, dtype: {"bytes_per_second": 1e9, "flops_per_second": 1e9})
     monkeypatch.setattr(Gpu, "most_copies", 2)
     monkeypatch.setattr(devices, "choose", lambda name, tf32: gpu)

@@ -78,6 +78,16 @@ def test_a_tool_that_refuses_is_no_failure_of_ours(
     assert outcome.verdict == verdict and "memcheck" in outcome.note and "racecheck" in outcome.note
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict"), [("", "cut short"), ("echo '========= Invalid __global__ write of size 4 bytes'\n", "FAILED")]
+)
+def test_a_check_out_of_time_found_nothing_or_failed(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, verdict: str
+) -> None:
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: program(tmp_path, text + "sleep 60\n"))
+    assert gpu.sanitizer(1.0).verdict == verdict
+
+
 def test_results_are_kept_by_gpu_and_day(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     monkeypatch.setattr(gpu, "FOLDER", tmp_path / "build")

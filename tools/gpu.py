@@ -32,10 +32,12 @@ LIBRARY = Path(os.environ.get("CONVKIT_LIBRARY") or BUILT)
 SHARE = 60
 # A tool that refuses the device, the driver or the system, as opposed to one that found something.
 REFUSALS = re.compile(r"[Dd]evice not supported|not supported on|[Uu]nsupported|LibraryNotLoaded|Failed to initialize")
+# What the checking tools write when they find something, or a test when it fails.
+FINDINGS = re.compile(r"^=+ (?:Invalid|Error|Race|Potential|Program hit|Uninitialized)|FAILED|^E  ", re.MULTILINE)
 
 
 class Outcome(NamedTuple):
-    """What became of a stage: passed, FAILED or not run, and a word on it."""
+    """What became of a stage: passed, FAILED, not run or cut short, and a word on it."""
 
     verdict: str
     note: str = ""
@@ -136,10 +138,12 @@ def sanitizer(seconds: float) -> Outcome:
         status, output = run([tool, *options, *reduced], seconds / 2)
         if status not in (0, None) and REFUSALS.search(output):
             outcomes.append(Outcome("not run", f"{check}: the tool refuses this machine"))
+        elif status is None and not FINDINGS.search(output):
+            outcomes.append(Outcome("cut short", f"{check}: nothing found until time ran out"))
         else:
             found = judged(status, output)
             outcomes.append(Outcome(found.verdict, f"{check}: {found.note}"))
-    for verdict in ("FAILED", "not run"):
+    for verdict in ("FAILED", "not run", "cut short"):
         if any(o.verdict == verdict for o in outcomes):
             return Outcome(verdict, "; ".join(o.note for o in outcomes))
     return Outcome("passed", "; ".join(o.note for o in outcomes))

@@ -49,12 +49,14 @@ def has_cuda_part(root: Path = ROOT) -> bool:
 
 
 def find_nvcc() -> Path | None:
-    """The CUDA compiler: PyPI's (inside any folder of sys.path), else the one on PATH."""
+    """The CUDA compiler: PyPI's (inside any folder of sys.path), else the one on PATH, else that of CUDA_HOME or of the
+    usual folder."""
     for folder in sys.path:
         candidate = Path(folder) / "nvidia" / "cu13" / "bin" / "nvcc"
         if candidate.is_file():
             return candidate
-    found = shutil.which("nvcc")
+    usual = [os.environ.get("PATH", ""), f"{os.environ.get('CUDA_HOME') or '/usr/local/cuda'}/bin"]
+    found = shutil.which("nvcc", path=os.pathsep.join(usual))
     return Path(found) if found else None
 
 

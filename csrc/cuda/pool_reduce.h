@@ -130,14 +130,17 @@ bool pool_packs(const Pool& g) {
          (!kOffsets || packs_fit(g.offsets, kCount, g.offset_bytes));
 }
 
-// In packs of channels where they fit all tensors, else in bands where planes have no gaps, else element by element.
+// In packs of channels where they fit all tensors, else in bands where planes have no gaps, else element by element;
+// kCount 1: always so, for policies that take longer than what they read.
 template <typename T, bool kOffsets, int kColumn = 1, int kCount = kPackCount<T>, typename Policy>
 Status reduce_windows(const Pool& g, const Policy& policy) {
-  if (kCount > 1 && pool_packs<T, kOffsets, kCount>(g)) return launch_reduce<T, kOffsets, kCount, kColumn>(g, policy);
-  Bands b;
-  if (cut_bands<false>(g.axes, g.x, g.y, kColumn, sizeof(T), &b))
-    return launch(pool_bands<Policy, T, kOffsets, kColumn>, grid_of(b, run_bytes(b.room, sizeof(T))), Pool(g), Bands(b),
-                  Policy(policy));
+  if constexpr (kCount > 1) {
+    if (pool_packs<T, kOffsets, kCount>(g)) return launch_reduce<T, kOffsets, kCount, kColumn>(g, policy);
+    Bands b;
+    if (cut_bands<false>(g.axes, g.x, g.y, kColumn, sizeof(T), &b))
+      return launch(pool_bands<Policy, T, kOffsets, kColumn>, grid_of(b, run_bytes(b.room, sizeof(T))), Pool(g),
+                    Bands(b), Policy(policy));
+  }
   return launch_reduce<T, kOffsets, 1, kColumn>(g, policy);
 }
 
