@@ -299,6 +299,36 @@ def test_hooks_of_the_submodules_are_called() -> None:
     torch.testing.assert_close(seen[0], theirs.conv(x))
 
 
+def test_submodules_that_were_exchanged_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pair()
+
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    x = leaf(2, 3, 5, 5)
+    for layer in (ours, theirs):
+        layer.bn = Doubled(4).double()
+    torch.testing.assert_close(ours(x), theirs(x))
+    for layer in (ours, theirs):
+        layer.bn = nn.BatchNorm2d(4).double()
+        layer.conv = nn.Sequential(theirs.conv, nn.Tanh())
+    torch.testing.assert_close(ours(x), theirs(x))
+    for layer in (both := pair()):
+        nn.utils.parametrizations.weight_norm(layer.conv)
+    torch.testing.assert_close(both[0](x), both[1](x))
+    called: list[nn.Module] = []
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, t: (called.append(self), t)[1])
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(pair()[0])
+    synchronised(x)
+    assert called == [synchronised.bn]
+    ours, _ = pair()
+    ours.process_group = "any"
+    ours.bn.register_forward_hook(lambda *_: None)
+    with pytest.raises(RuntimeError, match="process_group: statistics over several processes"):
+        ours(x)
+
+
 @pytest.mark.parametrize("wanted", list(itertools.product([True, False], repeat=3)))
 def test_only_the_gradients_asked_for_are_computed(wanted: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of input, filters and batch norm."""

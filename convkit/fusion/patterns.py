@@ -10,16 +10,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-import convkit.nn as ours
 from convkit.fusion.tracing import is_leaf
-from convkit.nn.fused import hooked
+from convkit.nn.fused import CONVOLUTIONS, NORMS, hooked
 from convkit.problem import ACTIVATIONS
 
-_DIMENSIONS = (1, 2, 3)
-CONVOLUTIONS: dict[type, int] = {
-    getattr(home, f"{kind}{n}d"): n for home in (nn, ours) for kind in ("Conv", "ConvTranspose") for n in _DIMENSIONS
-}
-NORMS: dict[type, int] = {getattr(nn, f"BatchNorm{n}d"): n for n in _DIMENSIONS}
 _MODULES: dict[type, str] = {
     nn.ReLU: "relu",
     nn.LeakyReLU: "leaky_relu",

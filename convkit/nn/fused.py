@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from convkit.autograd.activations import activate
 from convkit.functional.batch_norm import BatchNorm, conv_bn_act
@@ -14,6 +15,23 @@ from convkit.functional.convolution import prepare_conv, prepare_conv_transpose
 from convkit.functional.fused import activation_number
 from convkit.nn.convolution import Conv1d, Conv2d, Conv3d
 from convkit.nn.options import Options
+from convkit.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+
+CONVOLUTIONS: dict[type, int] = {
+    torch.nn.Conv1d: 1,
+    torch.nn.Conv2d: 2,
+    torch.nn.Conv3d: 3,
+    Conv1d: 1,
+    Conv2d: 2,
+    Conv3d: 3,
+    torch.nn.ConvTranspose1d: 1,
+    torch.nn.ConvTranspose2d: 2,
+    torch.nn.ConvTranspose3d: 3,
+    ConvTranspose1d: 1,
+    ConvTranspose2d: 2,
+    ConvTranspose3d: 3,
+}
+NORMS: dict[type, int] = {torch.nn.BatchNorm1d: 1, torch.nn.BatchNorm2d: 2, torch.nn.BatchNorm3d: 3}
 
 _HOOKS = (
     "_forward_hooks",
@@ -37,9 +55,17 @@ def watched() -> bool:
     return not torch.compiler.is_compiling() and _any_global_hook()
 
 
+def _is_one_of(module: torch.nn.Module, kinds: dict[type, int]) -> bool:
+    """Whether a module is of one of these classes, or that with parametrized tensors; not of a subclass."""
+    kind = type(module)
+    return kind in kinds or (parametrize.is_parametrized(module) and kind.__bases__[0] in kinds)
+
+
 def fusable(conv: Any, bn: Any, x: Tensor) -> bool:
     """Whether calling ``conv``, then ``bn``, does what one operation can: no hooks, and a batch that is not empty."""
-    return not (hooked(conv) or hooked(bn) or watched()) and x.dim() == len(conv.kernel_size) + 2 and x.numel() > 0
+    if not (_is_one_of(conv, CONVOLUTIONS) and _is_one_of(bn, NORMS)) or hooked(conv) or hooked(bn) or watched():
+        return False
+    return x.dim() == len(conv.kernel_size) + 2 and x.numel() > 0
 
 
 def conv_norm_act(
@@ -51,6 +77,11 @@ def conv_norm_act(
     dimensions. ``group``: of processes whose statistics are taken together in training.
     """
     if not fusable(conv, bn, x):
+        if group is not None and bn.training:
+            raise RuntimeError(
+                "process_group: statistics over several processes are taken of batched input that is not empty, and "
+                "of submodules conv and bn of their own classes, without hooks"
+            )
         y = bn(conv(x))
         return activate(y if residual is None else y + residual, *activation)
     training = bn.training or (bn.running_mean is None and bn.running_var is None)
