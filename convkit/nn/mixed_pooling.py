@@ -9,31 +9,10 @@ import torch
 from torch import Tensor
 
 from convkit import functional
-from convkit.nn.options import Options
+from convkit.nn.window_pool import WindowPool
 
 
-class _Windows(Options, torch.nn.Module):
-    """A pooling that torch.nn lacks: its windows, and how it shows what it was given."""
-
-    _own: tuple[str, ...] = ()  # arguments besides the windows'
-
-    def __init__(self, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, **own: Any) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.ceil_mode = ceil_mode
-        for name, value in own.items():
-            setattr(self, name, value)
-
-    def extra_repr(self) -> str:
-        names = ("kernel_size", "stride", "padding", "ceil_mode", *self._own)
-        own = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-        options = super().extra_repr()
-        return f"{own}, {options}" if options else own
-
-
-class _MixedPool(_Windows):
+class _MixedPool(WindowPool):
     """a max + (1 - a) mean; see :func:`convkit.functional.mixed_pool2d`.
 
     a: the share of the maximum. learned=True makes it a parameter that starts there: one for the layer or, with
@@ -59,8 +38,7 @@ class _MixedPool(_Windows):
         backend: str | None = None,
     ) -> None:
         own = {"count_include_pad": count_include_pad, "drawn": drawn}
-        super().__init__(kernel_size, stride, padding, ceil_mode, **own)
-        self._set_options(strict=strict, backend=backend)
+        super().__init__(kernel_size, stride, padding, ceil_mode, strict, backend, **own)
         self.fixed = float(a)
         self.logit: torch.nn.Parameter | None = None
         if learned:
@@ -76,21 +54,8 @@ class _MixedPool(_Windows):
         """The share of the maximum: a number, or a tensor of one element or one per channel."""
         return self.fixed if self.logit is None else self.logit.sigmoid()
 
-    def forward(self, input: Tensor) -> Any:
-        """(N, C, ...) or (C, ...) to the pooled map."""
-        return type(self)._functional(
-            input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            a=self.a,
-            drawn=self.drawn,
-            training=self.training,
-            strict=self.strict,
-            backend=self.backend,
-        )
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), "a": self.a, "training": self.training}
 
     def extra_repr(self) -> str:
         share = f"a={self.fixed}" if self.logit is None else f"a learned of shape {tuple(self.logit.shape)}"
@@ -115,7 +80,7 @@ class MixedPool3d(_MixedPool):
     _functional = staticmethod(functional.mixed_pool3d)
 
 
-class _NMaxPool(_Windows):
+class _NMaxPool(WindowPool):
     """The mean of each window's n largest elements; see :func:`convkit.functional.nmax_pool2d`."""
 
     _own = ("dilation", "n")
@@ -132,22 +97,7 @@ class _NMaxPool(_Windows):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__(kernel_size, stride, padding, ceil_mode, dilation=dilation, n=n)
-        self._set_options(strict=strict, backend=backend)
-
-    def forward(self, input: Tensor) -> Any:
-        """(N, C, ...) or (C, ...) to the pooled map."""
-        return type(self)._functional(
-            input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.ceil_mode,
-            n=self.n,
-            strict=self.strict,
-            backend=self.backend,
-        )
+        super().__init__(kernel_size, stride, padding, ceil_mode, strict, backend, dilation=dilation, n=n)
 
 
 class NMaxPool1d(_NMaxPool):

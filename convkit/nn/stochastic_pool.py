@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from convkit import functional
-from convkit.nn.options import Options
+from convkit.nn.window_pool import WindowPool
 
 
-class _StochasticPool(Options, torch.nn.Module):
-    """Draws in training, gives the expectation in evaluation; see :func:`convkit.functional.stochastic_pool2d`."""
+class _StochasticPool(WindowPool):
+    """Draws in training, gives the expectation in evaluation; see :func:`convkit.functional.stochastic_pool2d`.
+
+    With return_indices the call also returns the indices, which only a draw has.
+    """
+
+    _own = ("dilation", "return_indices")
 
     def __init__(
         self,
@@ -26,35 +28,11 @@ class _StochasticPool(Options, torch.nn.Module):
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.ceil_mode = ceil_mode
-        self.return_indices = return_indices
-        self.dilation = dilation
-        self._set_options(strict=strict, backend=backend)
+        own = {"dilation": dilation, "return_indices": return_indices}
+        super().__init__(kernel_size, stride, padding, ceil_mode, strict, backend, **own)
 
-    def forward(self, input: Tensor) -> Any:
-        """A draw or, in eval(), the expectation; with return_indices also the indices, which only a draw has."""
-        return type(self)._functional(
-            input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.training,
-            return_indices=self.return_indices,
-            dilation=self.dilation,
-            strict=self.strict,
-            backend=self.backend,
-        )
-
-    def extra_repr(self) -> str:
-        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        own = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-        options = super().extra_repr()
-        return f"{own}, {options}" if options else own
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), "training": self.training}
 
 
 class StochasticPool1d(_StochasticPool):
