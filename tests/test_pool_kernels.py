@@ -302,14 +302,18 @@ def test_offsets_of_every_value_go_where_their_indices_say(case, layout):
     size, spec = SCATTERED[case]
     taps = torch.tensor(spec.kernel_size).prod().item()
     g = torch.Generator().manual_seed(5)
-    dy = strided(random((3, 7, *pool_output_size(size, spec)), seed=3).mul(4).round(), layout)
-    offsets = torch.randint(0, min(taps + 20, 256), dy.shape, generator=g)
+    whole = torch.randint(-16, 17, (3, 7, *pool_output_size(size, spec)), generator=g)
+    offsets = torch.randint(0, min(taps + 20, 256), whole.shape, generator=g)
     offsets = strided(offsets.to(torch.uint8 if taps <= 255 else torch.int16), layout)
-    cl = is_channels_last(dy)
-    indices = native.pool_indices(offsets, size, spec, cl).flatten(2)
-    named = torch.where(indices >= 0, dy.flatten(2), 0)
-    want = torch.zeros(3, 7, torch.tensor(size).prod().item()).scatter_add_(2, indices.clamp(min=0), named)
-    assert torch.equal(native.pool_select_bwd(dy, offsets, size, spec, cl), want.view(3, 7, *size))
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.int32):
+        scale = 2**28 if dtype == torch.int32 else 1  # so that sums of eight leave the range, and wrap around
+        dy = strided((whole * scale).to(dtype), layout)
+        cl = is_channels_last(dy)
+        indices = native.pool_indices(offsets, size, spec, cl).flatten(2)
+        named = torch.where(indices >= 0, dy.flatten(2).long(), 0)
+        want = torch.zeros(3, 7, torch.tensor(size).prod().item(), dtype=torch.int64)
+        want = want.scatter_add_(2, indices.clamp(min=0), named).view(3, 7, *size)
+        assert torch.equal(native.pool_select_bwd(dy, offsets, size, spec, cl), want.to(dtype))
 
 
 def tolerance(x: Tensor, window: int) -> dict[str, float]:

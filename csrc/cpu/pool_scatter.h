@@ -51,6 +51,17 @@ CONVKIT_INLINE bool scatter_pays(const PoolProblem& p, bool turned) {
   return volume(p.kernel) + turning > kTermsOfWindow;
 }
 
+// Whole numbers wrap around, as they do in vectors.
+template <typename A>
+CONVKIT_INLINE A wrapping_sum(A a, A b) {
+  A sum{};
+  if constexpr (IsFloating<A>::value)
+    sum = a + b;
+  else
+    static_cast<void>(__builtin_add_overflow(a, b, &sum));
+  return sum;
+}
+
 // kAdaptive: windows are of unlike sizes, and some of the kernel's taps lie outside of a window.
 template <typename T, bool kAdaptive>
 struct PlaneScatter {
@@ -69,7 +80,7 @@ struct PlaneScatter {
   Spatial* split = nullptr;  // and its position in the window, if adaptive
 
   void carve(Carver& c, const PoolProblem&) {
-    c.take(&plane, round_up(volume(margins.size), kLanes));
+    c.take(&plane, volume(margins.size) + 2 * kLanes);  // whole vectors are cleared, and read, at the end
     c.take(&start, p.out[2]);
     c.take(&place, taps);
     if constexpr (kAdaptive) {
@@ -93,6 +104,7 @@ struct PlaneScatter {
           if constexpr (kAdaptive) split[tap] = Spatial{{d, h, w}};
         }
   }
+
   // The windows of one row; `to` is where the row's windows start in d and h.
   template <typename O>
   CONVKIT_INLINE void row(const T* from, const O* chosen, int64_t rows_d, int64_t rows_h, A* to) const {
@@ -104,7 +116,8 @@ struct PlaneScatter {
       if (tap >= static_cast<uint64_t>(count)) continue;
       if constexpr (kAdaptive)
         if (split[tap][0] >= rows_d || split[tap][1] >= rows_h || split[tap][2] >= end[r]) continue;
-      to[first[r] + at[tap]] += load_one(from + r * step);
+      A& sum = to[first[r] + at[tap]];
+      sum = wrapping_sum(sum, load_one(from + r * step));
     }
   }
 
