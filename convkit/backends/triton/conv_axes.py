@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from convkit.backends.triton.launch import Sizes, strides
+from convkit.backends.triton.launch import Constants, Sizes, strides
 from convkit.problem import ConvSpec
 
 
@@ -46,6 +46,13 @@ def conv_axes(spec: ConvSpec, kernel_size: Sizes) -> tuple[ConvAxis, ConvAxis, C
         found.append(ConvAxis(k, s, before, d, common, every, pow(d // common, -1, every) if every > 1 else 0))
     on_d, on_h, on_w = found
     return on_d, on_h, on_w
+
+
+@lru_cache(maxsize=1024)
+def axis_constants(spec: ConvSpec, kernel_size: Sizes) -> Constants:
+    """The same as the kernels see them: attributes d, h and w."""
+    d, h, w = (Constants(**a._asdict()) for a in conv_axes(spec, kernel_size))
+    return Constants(d=d, h=h, w=w)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from convkit.backends.triton import tiles
-from convkit.backends.triton.conv_axes import conv_axes, filter_strides
+from convkit.backends.triton.conv_axes import axis_constants, filter_strides
 from convkit.backends.triton.epilogue import Operands, activate, per_channel
 from convkit.backends.triton.launch import each_element, index_type, launch, spatial, strides
 from convkit.backends.triton.sums import ordered_sum, sum_type
@@ -72,11 +72,11 @@ def conv_direct_kernel(
     image = x + plane_at(n, group * XC, x_strides)
     filters = w + group * w_group + c % YC * w_strides[0]
     acc = tl.zeros((BLOCK,), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
-    for tap in range(AXES[0].kernel * AXES[1].kernel * AXES[2].kernel):
-        t, r, s = tap_at(tap, AXES[1].kernel, AXES[2].kernel)
-        d, in_d = source(o, t, size[0], AXES[0], TRANSPOSED)
-        h, in_h = source(p, r, size[1], AXES[1], TRANSPOSED)
-        v, in_w = source(q, s, size[2], AXES[2], TRANSPOSED)
+    for tap in range(AXES.d.kernel * AXES.h.kernel * AXES.w.kernel):
+        t, r, s = tap_at(tap, AXES.h.kernel, AXES.w.kernel)
+        d, in_d = source(o, t, size[0], AXES.d, TRANSPOSED)
+        h, in_h = source(p, r, size[1], AXES.h, TRANSPOSED)
+        v, in_w = source(q, s, size[2], AXES.w, TRANSPOSED)
         there = inside & in_d & in_h & in_w
         x_at = within(d, h, v, x_strides)
         w_at = within(t, r, s, w_strides)
@@ -113,9 +113,9 @@ def conv_wgrad_direct_kernel(
 ):
     blocks = tl.cdiv(pairs, PAIRS)
     pair = (tl.program_id(0) % blocks * PAIRS + tl.arange(0, PAIRS)).to(INDEX)
-    tap = tl.program_id(0) // blocks % (AXES[0].kernel * AXES[1].kernel * AXES[2].kernel)
-    split = (tl.program_id(0) // blocks // (AXES[0].kernel * AXES[1].kernel * AXES[2].kernel)).to(INDEX)
-    t, r, s = tap_at(tap, AXES[1].kernel, AXES[2].kernel)
+    tap = tl.program_id(0) // blocks % (AXES.d.kernel * AXES.h.kernel * AXES.w.kernel)
+    split = (tl.program_id(0) // blocks // (AXES.d.kernel * AXES.h.kernel * AXES.w.kernel)).to(INDEX)
+    t, r, s = tap_at(tap, AXES.h.kernel, AXES.w.kernel)
     k = pair // XC
     c = pair % XC
     channel = k // YC * XC + c
@@ -124,9 +124,9 @@ def conv_wgrad_direct_kernel(
         i = split * chunk + step + tl.arange(0, BLOCK)
         inside = i < tl.minimum(count, (split + 1) * chunk)
         n, o, p, q = volume_position(i, out)
-        d, in_d = source(o, t, size[0], AXES[0], False)
-        h, in_h = source(p, r, size[1], AXES[1], False)
-        v, in_w = source(q, s, size[2], AXES[2], False)
+        d, in_d = source(o, t, size[0], AXES.d, False)
+        h, in_h = source(p, r, size[1], AXES.h, False)
+        v, in_w = source(q, s, size[2], AXES.w, False)
         there = (inside & in_d & in_h & in_w)[None, :] & (pair < pairs)[:, None]
         at = n * dy_strides[0] + within(o, p, q, dy_strides)
         a = tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0).to(total.dtype)
@@ -148,7 +148,7 @@ def convolve(
         *(x.shape[1] // spec.groups, y.shape[1] // spec.groups),
         *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), strides(x), epilogue.residual_strides(y)),
         *filter_strides(w, transposed, spec.groups),
-        AXES=conv_axes(spec, tuple(w.shape[2:])),
+        AXES=axis_constants(spec, tuple(w.shape[2:])),
         TRANSPOSED=transposed,
         CHANNELS_LAST=channels_last,
         enable_fp_fusion=True,
@@ -172,7 +172,7 @@ def wgrad(dy: Tensor, x: Tensor, dw: Tensor, spec: ConvSpec) -> None:
         dy,
         *(dy, x, partial, pairs, count, chunk, dw.shape[1], dy.shape[1] // spec.groups),
         *(spatial(tuple(x.shape[2:])), out, strides(dy), strides(x), strides(dw), dw.numel()),
-        AXES=conv_axes(spec, kernel_size),
+        AXES=axis_constants(spec, kernel_size),
         PAIRS=per_program,
         BLOCK=block,
         INDEX=index_type(dy, x, partial),

@@ -26,7 +26,7 @@ from convkit.backends import tuned
 from convkit.backends.gpu import tf32_allowed
 from convkit.backends.triton import search, tiles
 from convkit.backends.triton.bn_stats import merge_statistics, merged
-from convkit.backends.triton.conv_axes import conv_axes, count_of, filter_strides, position_of, steps
+from convkit.backends.triton.conv_axes import axis_constants, conv_axes, count_of, filter_strides, position_of, steps
 from convkit.backends.triton.epilogue import Operands, activate, per_channel
 from convkit.backends.triton.launch import index_type, launch, spatial, strides
 from convkit.backends.triton.windows import INTERPRETED, narrow, plane_at, tap_at, within
@@ -101,12 +101,12 @@ def conv_igemm_kernel(
     tile_m = first_m + tile % (GROUP * tiles_n) % height
     tile_n = tile % (GROUP * tiles_n) // height
 
-    phase_w = phase % AXES[2].stride
-    phase_h = phase // AXES[2].stride % AXES[1].stride
-    phase_d = phase // (AXES[2].stride * AXES[1].stride)
-    count_d = count_of(phase_d, out[0], AXES[0], TRANSPOSED)
-    count_h = count_of(phase_h, out[1], AXES[1], TRANSPOSED)
-    count_w = count_of(phase_w, out[2], AXES[2], TRANSPOSED)
+    phase_w = phase % AXES.w.stride
+    phase_h = phase // AXES.w.stride % AXES.h.stride
+    phase_d = phase // (AXES.w.stride * AXES.h.stride)
+    count_d = count_of(phase_d, out[0], AXES.d, TRANSPOSED)
+    count_h = count_of(phase_h, out[1], AXES.h, TRANSPOSED)
+    count_w = count_of(phase_w, out[2], AXES.w, TRANSPOSED)
     row = tile_m.to(INDEX) * M + tl.arange(0, M)
     row_inside = row < N * count_d * count_h * count_w  # none where a stride is longer than the axis
     a_w = row % tl.maximum(count_w, 1)
@@ -115,9 +115,9 @@ def conv_igemm_kernel(
     row = row // tl.maximum(count_h, 1)
     a_d = row % tl.maximum(count_d, 1)
     n = row // tl.maximum(count_d, 1)
-    base_d, step_d, taps_d, first_d, every_d = steps(a_d, phase_d, AXES[0], TRANSPOSED)
-    base_h, step_h, taps_h, first_h, every_h = steps(a_h, phase_h, AXES[1], TRANSPOSED)
-    base_w, step_w, taps_w, first_w, every_w = steps(a_w, phase_w, AXES[2], TRANSPOSED)
+    base_d, step_d, taps_d, first_d, every_d = steps(a_d, phase_d, AXES.d, TRANSPOSED)
+    base_h, step_h, taps_h, first_h, every_h = steps(a_h, phase_h, AXES.h, TRANSPOSED)
+    base_w, step_w, taps_w, first_w, every_w = steps(a_w, phase_w, AXES.w, TRANSPOSED)
     taps = taps_d * taps_h * taps_w
 
     column = tile_n * COLUMNS + tl.arange(0, COLUMNS)
@@ -155,9 +155,9 @@ def conv_igemm_kernel(
 
     channel = group * YC + column
     acc = per_channel(acc, scale, bias, channel[None, :], column_inside[None, :], SCALE, BIAS)
-    o_d = position_of(a_d, phase_d, AXES[0], TRANSPOSED)
-    o_h = position_of(a_h, phase_h, AXES[1], TRANSPOSED)
-    o_w = position_of(a_w, phase_w, AXES[2], TRANSPOSED)
+    o_d = position_of(a_d, phase_d, AXES.d, TRANSPOSED)
+    o_h = position_of(a_h, phase_h, AXES.h, TRANSPOSED)
+    o_w = position_of(a_w, phase_w, AXES.w, TRANSPOSED)
     inside = row_inside[:, None] & column_inside[None, :]
     if RESIDUAL:
         at = n * residual_strides[0] + within(o_d, o_h, o_w, residual_strides)
@@ -215,7 +215,7 @@ def convolve(
             *(x, w, y, *epilogue.pointers(x), partial, x.shape[0], x_channels, y_channels),
             *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), tiles_m, tiles_n, groups),
             *(strides(x), strides(y), epilogue.residual_strides(y), *filter_strides(w, transposed, groups)),
-            AXES=axes,
+            AXES=axis_constants(spec, tuple(w.shape[2:])),
             TRANSPOSED=transposed,
             FLAT=x_channels < tile.k,
             PRECISION=dot,

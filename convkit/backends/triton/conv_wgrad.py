@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from convkit.backends.triton import tiles
-from convkit.backends.triton.conv_axes import conv_axes
+from convkit.backends.triton.conv_axes import axis_constants
 from convkit.backends.triton.conv_igemm import in_best_tile, kind, multiply, precision
 from convkit.backends.triton.launch import index_type, launch, spatial, strides
 from convkit.backends.triton.sums import ordered_sum, sum_type
@@ -61,11 +61,11 @@ def conv_wgrad_kernel(
     filter_inside = filters < YC
     pair = (tile // tiles_m * COLUMNS + tl.arange(0, COLUMNS)).to(INDEX)
     c = pair % XC
-    t, r, s = tap_at(pair // XC, AXES[1].kernel, AXES[2].kernel)
-    pair_inside = t < AXES[0].kernel
+    t, r, s = tap_at(pair // XC, AXES.h.kernel, AXES.w.kernel)
+    pair_inside = t < AXES.d.kernel
     k = group * YC + filters
     x_pair = (group * XC + c) * x_strides[1]
-    x_pair += within(t * AXES[0].dilation, r * AXES[1].dilation, s * AXES[2].dilation, x_strides)
+    x_pair += within(t * AXES.d.dilation, r * AXES.h.dilation, s * AXES.w.dilation, x_strides)
     acc = tl.zeros((M, COLUMNS), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
     for step in range(0, chunk, K):
         i = split * chunk + step + tl.arange(0, K)
@@ -74,12 +74,12 @@ def conv_wgrad_kernel(
         at = n * dy_strides[0] + within(o, p, q, dy_strides)
         there = filter_inside[:, None] & inside[None, :]
         a = tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0)
-        base_d = o * AXES[0].stride - AXES[0].before
-        base_h = p * AXES[1].stride - AXES[1].before
-        base_w = q * AXES[2].stride - AXES[2].before
-        d = base_d[:, None] + (t * AXES[0].dilation)[None, :]
-        h = base_h[:, None] + (r * AXES[1].dilation)[None, :]
-        w = base_w[:, None] + (s * AXES[2].dilation)[None, :]
+        base_d = o * AXES.d.stride - AXES.d.before
+        base_h = p * AXES.h.stride - AXES.h.before
+        base_w = q * AXES.w.stride - AXES.w.before
+        d = base_d[:, None] + (t * AXES.d.dilation)[None, :]
+        h = base_h[:, None] + (r * AXES.h.dilation)[None, :]
+        w = base_w[:, None] + (s * AXES.w.dilation)[None, :]
         there = (d >= 0) & (d < size[0]) & (h >= 0) & (h < size[1]) & (w >= 0) & (w < size[2])
         there = there & inside[:, None] & pair_inside[None, :]
         at = n * x_strides[0] + within(base_d, base_h, base_w, x_strides)
@@ -107,7 +107,7 @@ def wgrad(dy: Tensor, x: Tensor, dw: Tensor, spec: ConvSpec, how: str | None) ->
             dy,
             *(dy, x, partial, count, chunk, x_channels, filters, spatial(tuple(x.shape[2:])), out),
             *(tiles_m, tiles_n, groups, strides(dy), strides(x), strides(dw), dw.numel()),
-            AXES=conv_axes(spec, kernel_size),
+            AXES=axis_constants(spec, kernel_size),
             PRECISION=dot,
             M=tile.m,
             K=tile.k,

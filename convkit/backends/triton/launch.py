@@ -28,6 +28,29 @@ INTERPRETED = not isinstance(_nothing, triton.JITFunction)
 if INTERPRETED:
     triton.knobs.runtime.interpret = True  # parts of triton that are imported later ask again
 
+
+class Constants:
+    """Compile-time constants of a kernel by name, nested where one of them is of this class.
+
+    Triton keeps the fields of named tuples in its newer versions only. To the kernels these are attributes; equal
+    constants make equal kernels, by their text.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self._text = "_".join(f"{name}_{value!r}" for name, value in values.items()).replace("-", "m")
+        for name, value in values.items():
+            setattr(self, name, value if INTERPRETED else tl.constexpr(value))
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constants) and self._text == other._text
+
+
 #: 32-bit positions wrap around from here; what blocks reach beyond a tensor's end is left below it.
 _WIDE = 2**31 - 2**20
 

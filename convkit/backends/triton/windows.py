@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from convkit.backends.triton import launch
-from convkit.backends.triton.launch import Sizes, each_element, spatial, strides
+from convkit.backends.triton.launch import Constants, Sizes, each_element, spatial, strides
 from convkit.problem import PoolSpec, largest_window
 
 
@@ -31,27 +31,17 @@ class Axis(NamedTuple):
     covering: int
 
 
-class Axes(NamedTuple):
-    """The dimensions of a pooling, and over all three of them the taps of a window and the windows over a position."""
-
-    d: Axis
-    h: Axis
-    w: Axis
-    taps: int
-    covering: int
-
-
 @lru_cache(maxsize=1024)
-def axes(spec: PoolSpec, size: Sizes, out: Sizes) -> Axes:
-    """The axes (d, h, w) of a pooling of ``size`` to ``out``."""
+def axes(spec: PoolSpec, size: Sizes, out: Sizes) -> Constants:
+    """The axes d, h and w of a pooling of ``size`` to ``out``, the taps of a window and the windows over a position."""
     adaptive = bool(spec.output_size)
     found = [Axis(1, 1, 0, 0, 1, adaptive, 1)] * (3 - len(spec.kernel_size))
     for i, k in enumerate(spec.kernel_size):
         stride, dilation = spec.stride[i], spec.dilation[i]
         covering = largest_window(out[i], size[i]) if adaptive else (k - 1) * dilation // stride + 1
         found.append(Axis(k, stride, spec.pad_before[i], spec.pad_after[i], dilation, adaptive, covering))
-    d, h, w = found
-    return Axes(d, h, w, prod(a.kernel for a in found), prod(a.covering for a in found))
+    d, h, w = (Constants(**a._asdict()) for a in found)
+    return Constants(d=d, h=h, w=w, taps=prod(a.kernel for a in found), covering=prod(a.covering for a in found))
 
 
 def over_windows(
