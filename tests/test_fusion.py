@@ -86,6 +86,19 @@ class DenseBlock(nn.Module):
         return torch.cat(features, 1)
 
 
+class ListLayer(DenseLayer):
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(torch.cat(features, 1)))))))
+
+
+class ListBlock(DenseBlock):
+    """The same with layers that trace, though what they are given is no tensor: the block as a whole is fused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([ListLayer(3 + 4 * i) for i in range(3)])
+
+
 class Video(nn.Module):
     """Three dimensions, a residual branch without activation, silu and gelu."""
 
@@ -156,8 +169,9 @@ SMALL = {"depths": [2, 1], "hidden_sizes": [4, 8], "embedding_size": 4}
 ZOO: dict[str, tuple[Callable[[], nn.Module], Tensor, int, int]] = {
     "residual": (residual_network, images(2, 3, 12, 12), 8, 0),
     "u-net": (UNet, images(2, 3, 8, 8), 4, 0),
-    # Its layers are called with lists, so the block as a whole is fused.
+    # Its layers ask for the type of what they are given: the text of their forward is what shows the patterns.
     "dense": (DenseBlock, images(2, 3, 6, 6), 3, 3),
+    "dense, lists": (ListBlock, images(2, 3, 6, 6), 3, 3),
     "video": (Video, images(2, 3, 4, 5, 6), 3, 0),
     "branching": (Branching, images(3, 3, 9), 3, 1),
     "resnet": (transformers_model("ResNet", layer_type="basic", **SMALL), images(2, 3, 32, 32), 8, 0),
@@ -266,6 +280,8 @@ BODIES: dict[str, tuple[Callable[..., Tensor], str]] = {
     "used twice": (lambda m, x: (y := m.conv(x)) + m.bn(y), "used elsewhere too"),
     "reused": (lambda m, x: m.relu(m.bn(m.conv(m.bn(m.conv(x))))), "shared, or used more than once"),
     "something between": (lambda m, x: m.bn(m.conv(x) * 2), "no convolution before it"),
+    "sizes that are drawn": (lambda m, x: m.bn(m.conv(x) + torch.rand(x.shape[0], 1, 1, 1) * 0), "does not trace"),
+    "mode of autocast": (lambda m, x: m.bn(m.conv(x)) if not torch.is_autocast_enabled() else x, "does not trace"),
     "in place between": (lambda m, x: (y := m.conv(x), x.mul_(2), m.bn(y))[2], "computed in place between"),
     "norm first": (lambda m, x: m.conv(m.bn(x)), "no convolution before it"),
     "never called": (lambda m, x: m.conv(x), "nothing calls it"),
@@ -488,7 +504,7 @@ def recorded(op: str, plain: Callable[..., Any], calls: list[str]) -> Callable[.
 def test_fused_code_runs_where_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pattern of every model of ours is one operation in training, and one kernel in evaluation."""
     native = type(backends.get("native"))
-    for name in ("residual", "u-net", "dense", "video"):
+    for name in ("residual", "u-net", "dense", "dense, lists", "video"):
         make, x, fused, _ = ZOO[name]
         model = make().double()
         calls: list[str] = []

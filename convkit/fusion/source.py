@@ -108,6 +108,10 @@ class _Rewriter(ast.NodeTransformer):
                 setattr(node, field, self._block(block))
         return node
 
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        """Left as it is: what follows an error may read a variable that a run would no longer assign."""
+        return node
+
     def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
         """The statements, with each run that holds a pattern in one."""
         result: list[ast.stmt] = []

@@ -4,7 +4,8 @@ torch.fx runs forward once with stand-ins for tensors. What does not depend on t
 taken, a number drawn. So a graph is only believed if
 - forward's required arguments are tensors; optional ones keep their defaults (the caller looks at both),
 - nothing on the way asks for, or changes, what a graph cannot hold: gradient and autocast modes, random numbers of
-  Python, checkpointing, output (all code that the modules and their helpers can reach is searched for these names),
+  Python, the type of a tensor, checkpointing, output (all code that the modules and their helpers can reach is
+  searched for these names),
 - no attribute of a module changed meanwhile, and no tensor was made of nothing,
 - the graph is drawn in training and in evaluation mode, if these differ.
 """
@@ -25,7 +26,7 @@ _UNTRACED = frozenset(
     (
         *("no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled"),
         *("autocast", "is_autocast_enabled", "is_compiling", "is_tracing"),
-        *("checkpoint", "checkpoint_sequential", "random", "print"),
+        *("checkpoint", "checkpoint_sequential", "random", "print", "isinstance", "is_tensor"),
     )
 )
 
@@ -35,12 +36,6 @@ _CONTAINERS = (nn.Module, nn.Sequential)
 
 class Untraceable(Exception):
     """Why there is no graph."""
-
-
-class _TensorProxy(fx.Proxy):
-    """A stand-in that ``isinstance(x, Tensor)`` takes for the tensor it stands for."""
-
-    __class__ = property(lambda self: Tensor)  # type: ignore[assignment]
 
 
 class _Tracer(fx.Tracer):
@@ -56,12 +51,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self._closed or is_leaf(m)
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _TensorProxy(node, self)
-
     def create_arg(self, a: Any) -> Any:
-        if issubclass(type(a), fx.Proxy):
-            return a.node
         if isinstance(a, Tensor) and not any(a is known for known in self._known):
             raise Untraceable("a tensor that forward makes of nothing")
         return super().create_arg(a)
@@ -148,7 +138,7 @@ def trace(module: nn.Module, closed: frozenset[nn.Module] = frozenset()) -> Trac
     if changed:
         raise Untraceable(f"{type(changed[0]).__name__} changes its own attributes")
     for m in inlined:
-        if (name := _untraced_name(type(m))) is not None:
+        if (name := _untraced_name(m)) is not None:
             raise Untraceable(f"{type(m).__name__} uses {name!r}")
     if graphs[True].python_code("self").src == graphs[False].python_code("self").src:
         graphs[False] = graphs[True]
@@ -184,13 +174,12 @@ def _restore(module: nn.Module, state: dict[str, tuple[Any, int]]) -> bool:
     return same
 
 
-def _untraced_name(cls: type) -> str | None:
-    """A name in the code that a module of this class can reach which a graph cannot hold."""
+def _untraced_name(module: nn.Module) -> str | None:
+    """A name in the code that a module can reach, of its classes and its own functions, which a graph cannot hold."""
     seen: set[CodeType] = set()
-    for base in cls.__mro__:
-        if base.__module__.startswith("torch.nn.") or base is object:
-            continue
-        for member in vars(base).values():
+    classes = [c for c in type(module).__mro__ if not c.__module__.startswith("torch.nn.") and c is not object]
+    for members in (vars(module), *map(vars, classes)):
+        for member in members.values():
             function = getattr(member, "__func__", member)
             if isinstance(function, FunctionType) and function.__name__ not in ("__init__", "__repr__", "extra_repr"):
                 for name in _names(function.__code__, function.__globals__, seen):

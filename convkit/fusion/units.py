@@ -62,7 +62,7 @@ class FusedForward:
         """Whether a call gives what a graph stands for: its required arguments, and tensors."""
         if self.arguments is None:
             return True
-        return not kwargs and len(args) == self.arguments and all(isinstance(a, Tensor) for a in args)
+        return not kwargs and len(args) == self.arguments and all(isinstance(a, (Tensor, fx.Proxy)) for a in args)
 
     def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
         if not self.fits(args, kwargs):
