@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -344,6 +345,15 @@ def test_a_fused_model_compiles_whole() -> None:
     twin = copy.deepcopy(model)
     compare(torch.compile(model, backend="aot_eager", fullgraph=True), twin, images(2, 3, 8, 8), (True,))
     torch._dynamo.reset()
+
+
+def test_a_fused_model_exports_and_shows_its_signature() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    signature = inspect.signature(model.forward)
+    convkit.fuse(model)
+    assert inspect.signature(model.forward) == signature
+    x = images(2, 3, 6, 6)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
 
 
 def test_layers_made_fused_are_left_as_they_are() -> None:

@@ -7,6 +7,7 @@ argument, a hook, an exchanged submodule), it runs the forward of the module's c
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,20 @@ class FusedForward:
                 if tuple(m._modules.values()) != children or (self.by_mode and m.training != training):
                     return None
         return self.programs.get(training)
+
+    @property
+    def __func__(self) -> Any:
+        """As a bound method: torch.export and others ask for the signature and the code."""
+        return type(self.module).forward
+
+    @property
+    def __code__(self) -> Any:
+        return self.__func__.__code__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        signature = inspect.signature(self.__func__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "programs": {}}
