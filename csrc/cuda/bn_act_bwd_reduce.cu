@@ -68,25 +68,15 @@ Status bn_act_bwd_reduce(const BatchNorm& b, const TensorView& dz, const TensorV
   Status status = kNormFloatingOnly;
   visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    using A = accumulate_t<T>;
-    ChannelSums g{};
-    g.channels = static_cast<int32_t>(x.size[kC]);
-    const int64_t parts = numel(x) == 0 ? 0 : cut_sums(x, packs, &g);
-    const Workspace workspace(parts * 2 * g.channels * static_cast<int64_t>(sizeof(A)));
-    status = workspace.status();
-    if (!status.ok()) return;
-    g.parts = workspace.as<void>();
-    if (parts > 0) {
-      Gradients<T> term{};
-      term.b = b;
-      term.dz = dzs;
-      term.x = xs;
-      term.residual = residual;
-      status = launch_sums<T>(x, packs, g, parts, term);
-    }
-    if (!status.ok()) return;
-    status = launch(add_sums<T>, Grid{blocks(ceil_div(g.channels, kAddThreads)), threads(kAddThreads)}, ChannelSums(g),
-                    BatchNorm(b), static_cast<int32_t>(parts), dbias, dweight);
+    Gradients<T> term{};
+    term.b = b;
+    term.dz = dzs;
+    term.x = xs;
+    term.residual = residual;
+    status = sum_channels<T>(x, packs, term, [&](const ChannelSums& g, int32_t parts) {
+      return launch(add_sums<T>, Grid{blocks(ceil_div(g.channels, kAddThreads)), threads(kAddThreads)}, ChannelSums(g),
+                    BatchNorm(b), int32_t(parts), static_cast<void*>(dbias), static_cast<void*>(dweight));
+    });
   });
   return status;
 }

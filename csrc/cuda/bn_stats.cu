@@ -77,24 +77,13 @@ Status bn_stats(const TensorView& x, const ChannelStatistics& statistics) {
   Status status = kNormFloatingOnly;
   visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    using A = accumulate_t<T>;
-    ChannelSums g{};
-    g.channels = static_cast<int32_t>(x.size[kC]);
-    const int64_t parts = numel(x) == 0 ? 0 : cut_sums(x, packs, &g);
-    const Workspace workspace(parts * 2 * g.channels * static_cast<int64_t>(sizeof(A)));
-    status = workspace.status();
-    if (!status.ok()) return;
-    g.parts = workspace.as<void>();
-    if (parts > 0) {
-      Deviations<T> term{};
-      term.x = view;
-      status = launch_sums<T>(x, packs, g, parts, term);
-    } else {
-      view.data = statistics.mean;  // no element to subtract
-    }
-    if (!status.ok()) return;
-    status = launch(merge_statistics<T>, Grid{blocks(ceil_div(g.channels, kMergeThreads)), threads(kMergeThreads)},
-                    ChannelSums(g), PlaneView(view), static_cast<int32_t>(parts), ChannelStatistics(statistics));
+    Deviations<T> term{};
+    term.x = view;
+    if (numel(x) == 0) view.data = statistics.mean;  // no element to subtract
+    status = sum_channels<T>(x, packs, term, [&](const ChannelSums& g, int32_t parts) {
+      return launch(merge_statistics<T>, Grid{blocks(ceil_div(g.channels, kMergeThreads)), threads(kMergeThreads)},
+                    ChannelSums(g), PlaneView(view), int32_t(parts), ChannelStatistics(statistics));
+    });
   });
   return status;
 }

@@ -130,4 +130,17 @@ Status launch_sums(const TensorView& x, Packs packs, const ChannelSums& g, int64
                                     : launch(channel_sums<Term, 1, false>, grid, ChannelSums(g), Term(term));
 }
 
+// Sums `term` over x, in a workspace, and calls finish(sums, parts), which launches what reads them; x may be empty.
+template <typename T, typename Term, typename Finish>
+Status sum_channels(const TensorView& x, Packs packs, const Term& term, const Finish& finish) {
+  ChannelSums g{};
+  g.channels = static_cast<int32_t>(x.size[kC]);
+  const int64_t parts = numel(x) == 0 ? 0 : cut_sums(x, packs, &g);
+  const Workspace workspace(parts * 2 * g.channels * static_cast<int64_t>(sizeof(typename Term::Sum)));
+  if (!workspace.status().ok()) return workspace.status();
+  g.parts = workspace.as<void>();
+  const Status status = parts > 0 ? launch_sums<T>(x, packs, g, parts, term) : kOk;
+  return status.ok() ? finish(g, static_cast<int32_t>(parts)) : status;
+}
+
 }  // namespace convkit::cuda
