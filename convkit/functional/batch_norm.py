@@ -96,13 +96,15 @@ def _train(
 def _folded(bn: BatchNorm, conv_bias: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """The epilogue's scale s = gamma / sqrt(var + eps) and bias s (b - mean) + beta; b is the convolution's."""
     dtype = _accumulate(x)
-    scale = torch.rsqrt(_defined(bn.running_var).to(dtype) + bn.eps)
+    scale = (_defined(bn.running_var).to(dtype) + bn.eps).rsqrt_()
     if bn.weight is not None:
         scale = scale * bn.weight
     mean = _defined(bn.running_mean)
-    shift = -mean * scale if conv_bias is None else (conv_bias - mean) * scale
-    if bn.bias is not None:
-        shift = shift + bn.bias
+    if conv_bias is None and bn.bias is not None and bn.bias.dtype is mean.dtype is dtype:
+        shift = torch.addcmul(bn.bias, mean, scale, value=-1)
+    else:
+        shift = (-mean if conv_bias is None else conv_bias - mean) * scale
+        shift = shift if bn.bias is None else shift + bn.bias
     return scale.to(x.dtype), shift.to(x.dtype)
 
 

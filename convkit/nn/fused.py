@@ -33,18 +33,12 @@ CONVOLUTIONS: dict[type, int] = {
 }
 NORMS: dict[type, int] = {torch.nn.BatchNorm1d: 1, torch.nn.BatchNorm2d: 2, torch.nn.BatchNorm3d: 3}
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
 
 def hooked(module: torch.nn.Module) -> bool:
     """Whether a call of ``module`` does more than its class's forward: hooks, or a forward of its own."""
     own = vars(module)
-    return any(own[name] for name in _HOOKS) or "forward" in own
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return bool(hooks) or "forward" in own
 
 
 _any_global_hook: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
