@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convkit import backends
 from convkit.backends.base import Backend
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase
@@ -33,6 +34,17 @@ def test_convolution_with_statistics(
 ) -> None:
     for call in stats_calls(case, dtype, layout):
         assert_right(call, backend, reference)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [(torch.float32, "contiguous"), (torch.float32, "channels_last"), (torch.bfloat16, "channels_last")],
+)
+def test_statistics_of_a_large_result(dtype: torch.dtype, layout: str, reference: Backend) -> None:
+    """More than the caches hold: the CPU kernels take its images in groups, here of unlike sizes."""
+    case = ConvCase("large", "", (5, 2, 250, 251), (11, 2, 1, 1))
+    for call in stats_calls(case, dtype, layout):
+        assert_right(call, backends.get("native"), reference)
 
 
 def mixed(call: Call, layouts: tuple[str, ...]) -> Call:
@@ -220,3 +232,12 @@ def test_vectors_are_of_the_accumulate_type(dtype: torch.dtype, backend: Backend
     call = norm_calls(NORMS[0], dtype)[2]
     wide = ACCUMULATE[dtype]
     assert {r.dtype for r in call.run(backend)} == {r.dtype for r in backend.bn_stats(call.arguments["x"])} == {wide}
+
+
+def test_no_channels(backend: Backend) -> None:
+    x, none = torch.zeros(2, 0, 3, 4), torch.zeros(0)
+    norm = (none, none, None, None, None)
+    assert [t.shape for t in backend.bn_stats(x)] == [(0,), (0,)]
+    assert backend.bn_act(x, *norm, 1, 0.0, False).shape == x.shape
+    assert [t.shape for t in backend.bn_act_bwd_reduce(x, x, *norm, 1, 0.0)] == [(0,), (0,)]
+    assert backend.bn_act_bwd(x, x, *norm, none, none, 24, 1, 0.0, True, False)[1].shape == x.shape

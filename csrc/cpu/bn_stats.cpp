@@ -9,22 +9,12 @@
 //           run by run and share by share, in order (Chan, Golub, LeVeque). So no large mean cancels the variance, and
 //           the error does not grow with the tensor.
 #include "cpu/bn_kernels.h"
+#include "cpu/bn_moments.h"
 #include "cpu/bn_walk.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
-
-// What is known of some elements of a channel: their mean, and the sum of squares around it.
-struct Moments {
-  double mean, squares;
-};
-
-// Adds `more` elements to `count`, which is not 0 if more is.
-CONVKIT_INLINE Moments merged(Moments a, double count, Moments b, double more) {
-  const double distance = b.mean - a.mean, share = more / (count + more);
-  return {a.mean + distance * share, a.squares + b.squares + distance * distance * count * share};
-}
 
 // Of `count` elements: the sums of their distances from `shift` and of the squares of these.
 CONVKIT_INLINE Moments around(double shift, double sum, double squares, double count) {
@@ -131,7 +121,7 @@ Moments measure_planes(const TensorView& x, const Walk<1>& walk, int64_t c, int6
 }
 
 template <typename T>
-Status measure(const TensorView& x, accumulate_t<T>* mean, accumulate_t<T>* var) {
+Status measure(const TensorView& x, Moments* result) {
   using A = accumulate_t<T>;
   const TensorView* const tensors[1] = {&x};
   const bool along_channels = channels_are_neighbours(x);
@@ -171,21 +161,35 @@ Status measure(const TensorView& x, accumulate_t<T>* mean, accumulate_t<T>* var)
                      more);
       count += more;
     }
-    mean[c] = static_cast<A>(count == 0 ? 0 / count : total.mean);
-    var[c] = static_cast<A>(total.squares / count);
+    result[c] = total;
   }
   return failed ? Status{"bn_stats ran out of memory"} : kOk;
 }
 
 }  // namespace
 
-Status bn_stats(const TensorView& x, const ChannelStatistics& statistics) {
+Status bn_moments(const TensorView& x, Moments* result) {
   Status status{"bn_stats has no kernel for this dtype"};
+  visit_floating(x.dtype, [&](auto t) { status = measure<typename decltype(t)::type>(x, result); });
+  return status;
+}
+
+void store_statistics(const TensorView& x, const Moments* moments, const ChannelStatistics& statistics) {
+  const double count = static_cast<double>(numel(x)) / static_cast<double>(x.size[kC]);
   visit_floating(x.dtype, [&](auto t) {
-    using T = typename decltype(t)::type;
-    using A = accumulate_t<T>;
-    status = measure<T>(x, static_cast<A*>(statistics.mean), static_cast<A*>(statistics.var));
+    using A = accumulate_t<typename decltype(t)::type>;
+    for (int64_t c = 0; c < x.size[kC]; ++c) {
+      static_cast<A*>(statistics.mean)[c] = static_cast<A>(count == 0 ? 0 / count : moments[c].mean);
+      static_cast<A*>(statistics.var)[c] = static_cast<A>(moments[c].squares / count);
+    }
   });
+}
+
+Status bn_stats(const TensorView& x, const ChannelStatistics& statistics) {
+  Moments* moments = static_cast<Moments*>(thread_scratch(3, static_cast<size_t>(x.size[kC]) * sizeof(Moments)));
+  if (moments == nullptr) return {"bn_stats ran out of memory"};
+  const Status status = bn_moments(x, moments);
+  if (status.ok()) store_statistics(x, moments, statistics);
   return status;
 }
 

@@ -2,6 +2,7 @@
 #include "core/launchers.h"
 #include "cpu/algorithms.h"
 #include "cpu/bn_kernels.h"
+#include "cpu/bn_moments.h"
 #include "cpu/pool_kernels.h"
 
 namespace convkit {
@@ -9,12 +10,6 @@ inline namespace CONVKIT_ISA {
 namespace {
 
 using Convolution = ConvSelection<kConvAlgorithms>;
-
-Status conv_fprop_stats(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
-                        const TensorView& y, const ChannelStatistics& statistics) {
-  const Status status = Convolution::fprop(p, x, w, e, y);
-  return status.ok() ? bn_stats(y, statistics) : status;
-}
 
 }  // namespace
 

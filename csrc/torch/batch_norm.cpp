@@ -30,6 +30,9 @@ Call norm_call(const Tensor& x, const Tensor& mean, const Tensor& invstd, const 
   return c;
 }
 
+// Without channels there is nothing to do, and no number to read.
+bool has_channels(const Tensor& x) { return x.size(1) > 0; }
+
 Result result_like(const Tensor& x, const Call& c, bool wanted, bool channels_last) {
   return allocate(x, x.scalar_type(), c.spatial_dims, wanted ? c.x.size[kN] : 0, c.x.size[kC], spatial_of(c.x),
                   channels_last);
@@ -40,7 +43,7 @@ Result result_like(const Tensor& x, const Call& c, bool wanted, bool channels_la
 std::tuple<Tensor, Tensor> bn_stats(const Tensor& x) {
   const TensorView xv = view(x, static_cast<int>(x.dim()) - 2, "x");
   const Tensor mean = channel_vector(x, xv), var = channel_vector(x, xv);
-  check(Target(x)->bn_stats(xv, {mean.mutable_data_ptr(), var.mutable_data_ptr()}));
+  if (has_channels(x)) check(Target(x)->bn_stats(xv, {mean.mutable_data_ptr(), var.mutable_data_ptr()}));
   return {mean, var};
 }
 
@@ -49,7 +52,7 @@ Tensor bn_act(const Tensor& x, const Tensor& mean, const Tensor& invstd, const O
               bool channels_last) {
   const Call c = norm_call(x, mean, invstd, weight, bias, residual, activation, alpha);
   const Result z = result_like(x, c, true, channels_last);
-  check(Target(x, mean, invstd, weight, bias, residual)->bn_act(c.norm, c.x, z.view));
+  if (has_channels(x)) check(Target(x, mean, invstd, weight, bias, residual)->bn_act(c.norm, c.x, z.view));
   return z.tensor;
 }
 
@@ -60,8 +63,9 @@ std::tuple<Tensor, Tensor> bn_act_bwd_reduce(const Tensor& dz, const Tensor& x, 
   const Call c = norm_call(x, mean, invstd, weight, bias, residual, activation, alpha);
   const TensorView dzv = view_like(dz, c.x, c.spatial_dims, "dz");
   const Tensor dbias = channel_vector(x, c.x), dweight = channel_vector(x, c.x);
-  check(Target(dz, x, mean, invstd, weight, bias, residual)
-            ->bn_act_bwd_reduce(c.norm, dzv, c.x, dbias.mutable_data_ptr(), dweight.mutable_data_ptr()));
+  if (has_channels(x))
+    check(Target(dz, x, mean, invstd, weight, bias, residual)
+              ->bn_act_bwd_reduce(c.norm, dzv, c.x, dbias.mutable_data_ptr(), dweight.mutable_data_ptr()));
   return {dbias, dweight};
 }
 
@@ -79,8 +83,9 @@ std::tuple<Tensor, Tensor> bn_act_bwd(const Tensor& dz, const Tensor& x, const T
   const Result dx = result_like(x, c, true, channels_last), other = result_like(x, c, with_residual, channels_last);
   TensorView dresidual = other.view;
   if (!with_residual) dresidual.data = nullptr;
-  check(Target(dz, x, mean, invstd, weight, bias, residual, dbias, dweight)
-            ->bn_act_bwd(c.norm, sums, dzv, c.x, dx.view, dresidual));
+  if (has_channels(x))
+    check(Target(dz, x, mean, invstd, weight, bias, residual, dbias, dweight)
+              ->bn_act_bwd(c.norm, sums, dzv, c.x, dx.view, dresidual));
   return {dx.tensor, other.tensor};
 }
 
