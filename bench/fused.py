@@ -5,7 +5,8 @@ Three passes of each row and layout:
 - ``inference``: one kernel, beside PyTorch's functions one after the other (eager, and compiled where asked for) and
   beside ``unfused``, the same chain with convkit's convolution. Floors are relative to that chain.
 - ``training``: forward and backward of ``convkit.nn.ConvBNReLU2d`` and of PyTorch's modules.
-- ``training, norm``: what remains of such a step without the convolution's own, measured in the same run.
+- ``training, norm``: what remains of such a step without the convolution's own, measured in the same run; no row
+  where noise hides it, which is said.
 """
 
 from __future__ import annotations
@@ -226,10 +227,12 @@ def difference(ours: Results, theirs: Results, dtype: torch.dtype) -> float:
 
 
 def of_norm(times: Mapping[str, Timing]) -> dict[str, Timing]:
-    """What a step takes beyond its convolution's; at least a nanosecond, where noise leaves less than nothing."""
+    """What a step takes beyond its convolution's; nothing where that is less than the convolution's times spread."""
     found = {}
     for name, alone in (("convkit", "convkit's convolution"), ("eager", "PyTorch's convolution")):
-        step, conv = times[name], times[alone].median
-        median, p20, p80 = (max(t - conv, 1e-9) for t in (step.median, step.p20, step.p80))
+        step, conv = times[name], times[alone]
+        if step.median - conv.median <= conv.p80 - conv.p20:
+            return {}
+        median, p20, p80 = (t - conv.median for t in (step.median, step.p20, step.p80))
         found[name] = Timing(median, p20, p80, step.runs)
     return found

@@ -50,9 +50,8 @@ CONVKIT_INLINE ChannelNorm<A> channel_norm(const BatchNorm& b, int64_t c) {
           b.bias == nullptr ? A(0) : static_cast<const A*>(b.bias)[c]};
 }
 
-// dx = scale (g - dbias / count - (x - mean) invstd dweight / count) of one channel, as g * scale + constant + (x -
-// mean)
-// * slope; g is dz act'.
+// What dx = scale (g - dbias / count - (x - mean) invstd dweight / count) of one channel adds to g * scale, where g is
+// dz act': constant + (x - mean) * slope.
 template <typename A>
 struct ChannelGradient {
   A constant, slope;
