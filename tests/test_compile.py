@@ -66,6 +66,8 @@ def catalogue(dtype: torch.dtype, layout: str, reference: Backend) -> list[Call]
 @pytest.mark.parametrize("op", RAW_OPS)
 def test_opcheck(op: str, reference: Backend) -> None:
     wanted = [c for c in catalogue(torch.float32, "channels_last", reference) if c.op == op]
+    if op.endswith("_stats"):  # those of an empty batch are NaN, which opcheck finds unlike itself
+        wanted = [c for c in wanted if c.arguments["x"].numel() > 0]
     for call in (wanted[0], wanted[-1]):
         operator, arguments = operator_arguments(call)
         library.opcheck(operator, arguments, test_utils=CHECKS)
