@@ -385,10 +385,7 @@ def test_fused_code_runs_where_the_report_says_so(monkeypatch: pytest.MonkeyPatc
         report = convkit.fuse(model)
         with monkeypatch.context() as patch:
             for op in ("conv_fprop", "conv_dgrad", "conv_fprop_stats", "bn_act"):
-                plain = getattr(native, op)
-                patch.setattr(
-                    native, op, lambda *a, _op=op, _plain=plain, _calls=calls: (_calls.append(_op), _plain(*a))[1]
-                )
+                patch.setattr(native, op, recorded(op, getattr(native, op), calls))
             model(x.double())
             assert calls.count("bn_act") == fused == len(report.fused), name
             calls.clear()

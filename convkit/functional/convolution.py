@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -67,25 +68,9 @@ def prepare_conv(
     strict: bool,
 ) -> Prepared:
     """A convolution's operands, batched, padded where kernels cannot, in autocast's dtype, and its checked plan."""
-    check_tensors(op, input, weight, bias)
-    input, weight, bias = _autocast(input, weight, bias)
-    plan = plans.get(
-        plan_conv,
-        op,
-        ndim,
-        input.shape,
-        weight.shape,
-        None if bias is None else bias.shape,
-        None if bias is None or bias.dtype is input.dtype else bias_mismatch(input, bias),
-        stride,
-        padding,
-        dilation,
-        groups,
-        padding_mode,
-        strict,
+    x, weight, bias, plan = _prepare(
+        plan_conv, op, ndim, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict
     )
-    check_operands(op, input, weight, bias, plan.spec)
-    x = input if plan.batched else input.unsqueeze(0)
     if plan.pad:
         x = pad_input(x, plan.pad, padding_mode)
     elif padding == "same" and plan.spec.pad_before != plan.spec.pad_after:
@@ -139,41 +124,41 @@ def prepare_conv_transpose(
     strict: bool,
 ) -> Prepared:
     """A transposed convolution's operands, batched, in autocast's dtype, and its checked plan."""
-    check_tensors(op, input, weight, bias)
-    input, weight, bias = _autocast(input, weight, bias)
-    plan = plans.get(
-        plan_conv_transpose,
-        op,
-        ndim,
-        input.shape,
-        weight.shape,
-        None if bias is None else bias.shape,
-        None if bias is None or bias.dtype is input.dtype else bias_mismatch(input, bias),
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-        strict,
+    return _prepare(
+        plan_conv_transpose, op, ndim, input, weight, bias, stride, padding, output_padding, groups, dilation, strict
     )
+
+
+def _prepare(
+    make_plan: Callable[..., ConvPlan],
+    op: str,
+    ndim: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *settings: Any,
+) -> Prepared:
+    check_tensors(op, input, weight, bias)
+    low = autocast_dtype(input)
+    if low is not None:
+        input, weight, bias = _cast(input, low), _cast(weight, low), _cast(bias, low)
+    bias_shape = None if bias is None else bias.shape
+    mismatch = None if bias is None or bias.dtype is input.dtype else bias_mismatch(input, bias)
+    plan = plans.get(make_plan, op, ndim, input.shape, weight.shape, bias_shape, mismatch, *settings)
     check_operands(op, input, weight, bias, plan.spec)
     return input if plan.batched else input.unsqueeze(0), weight, bias, plan
-
-
-def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    low = autocast_dtype(input)
-    if low is None:
-        return input, weight, bias
-    return _cast(input, low), _cast(weight, low), _cast(bias, low)
 
 
 def autocast(op_input: Tensor, tensor: Tensor | None) -> Tensor | None:
     """A further operand of a convolution in the dtype that autocast gives the others."""
     low = autocast_dtype(op_input)
-    return tensor if low is None else _cast(tensor, low)  # type: ignore[no-any-return]
+    return tensor if low is None else _cast(tensor, low)
 
 
-def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Any:
+Operand = TypeVar("Operand", Tensor, Tensor | None)
+
+
+def _cast(tensor: Operand, dtype: torch.dtype) -> Operand:
     """Autocast's rule: floating-point tensors but float64."""
     if tensor is None or not tensor.is_floating_point() or tensor.dtype is torch.float64:
         return tensor

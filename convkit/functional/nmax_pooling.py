@@ -51,18 +51,7 @@ def _nmax_pool(
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"{op}(): argument 'n' must be int, not {type(n).__name__}")
     plan = plans.get(
-        plan_own_pool,
-        op,
-        ndim,
-        input.shape,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        ceil_mode,
-        True,
-        False,
-        strict,
+        plan_own_pool, op, ndim, input.shape, kernel_size, stride, padding, dilation, ceil_mode, True, False, strict
     )
     taps = prod(plan.spec.kernel_size)
     if not 1 <= n <= taps:

@@ -142,10 +142,9 @@ class _Walk:
                     for chain in restore(inner):
                         self._fused.pop(chain.bn, None)
                 return self._unit(module)
-            searches = {True: Search(traced.graphs[True], module, self._shared)}
-            searches[False] = (
-                searches[True] if not traced.by_mode else Search(traced.graphs[False], module, self._shared)
-            )
+            searches = dict.fromkeys((True, False), Search(traced.graphs[True], module, self._shared))
+            if traced.by_mode:
+                searches[False] = Search(traced.graphs[False], module, self._shared)
             for left in searches[module.training].left:
                 if left.bn not in self._reasons or not left.outside:
                     self._reasons[left.bn] = left.reason

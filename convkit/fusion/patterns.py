@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +11,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from convkit.functional.fused import ALPHAS, activation_number
 from convkit.fusion.tracing import is_leaf
 from convkit.nn.fused import CONVOLUTIONS, NORMS, hooked
-from convkit.problem import ACTIVATIONS
 
 _MODULES: dict[type, str] = {
     nn.ReLU: "relu",
@@ -37,6 +38,8 @@ _FUNCTIONS: dict[Any, str] = {
     F.silu: "silu",
     F.gelu: "gelu",
 }
+#: What torch.nn calls the parameter of an activation that has one.
+_PARAMETERS = {"leaky_relu": "negative_slope", "elu": "alpha"}
 _METHODS = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"}
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
@@ -72,8 +75,8 @@ class Search:
         self._root, self._order = root, list(graph.nodes)
         self._modules = dict(root.named_modules(remove_duplicate=False))
         self._position = {node: i for i, node in enumerate(self._order)}
-        called = [self._module(node) for node in self._order if node.op == "call_module"]
-        self._reused = shared | {m for m in called if called.count(m) > 1}
+        called = Counter(self._module(node) for node in self._order if node.op == "call_module")
+        self._reused = shared | {m for m, calls in called.items() if calls > 1}
         self._taken: set[fx.Node] = set()
         self.patterns: list[Pattern] = []
         self.left: list[Left] = []
@@ -159,7 +162,7 @@ class Search:
             return module_activation(module)
         if node.op == "call_method":
             plain = node.target in _METHODS and len(node.args) == 1 and not node.kwargs
-            return (ACTIVATIONS.index(str(node.target).rstrip("_")), 0.0) if plain else None
+            return activation_number(str(node.target).rstrip("_"), None) if plain else None
         if node.op != "call_function":
             return None
         return function_activation(node.target, list(node.args[1:]), dict(node.kwargs))
@@ -222,8 +225,7 @@ def module_activation(module: Any) -> tuple[int, float] | None:
     name = _MODULES.get(type(module))
     if name is None or hooked(module) or getattr(module, "approximate", "none") != "none":
         return None
-    alpha = {"leaky_relu": "negative_slope", "elu": "alpha"}.get(name)
-    return ACTIVATIONS.index(name), 0.0 if alpha is None else float(getattr(module, alpha))
+    return activation_number(name, getattr(module, _PARAMETERS[name]) if name in _PARAMETERS else None)
 
 
 def function_activation(function: Any, arguments: list[Any], settings: dict[Any, Any]) -> tuple[int, float] | None:
@@ -232,10 +234,11 @@ def function_activation(function: Any, arguments: list[Any], settings: dict[Any,
     settings.pop("inplace", None)
     if name is None or settings.pop("approximate", "none") != "none":
         return None
-    parameter = {"leaky_relu": ("negative_slope", 0.01), "elu": ("alpha", 1.0)}.get(name)
-    alpha: Any = 0.0
-    if parameter is not None:
-        alpha = arguments.pop(0) if arguments else settings.pop(parameter[0], parameter[1])
-    if settings or any(not isinstance(v, bool) for v in arguments) or not isinstance(alpha, (int, float)):
+    alpha = None
+    if name in _PARAMETERS:
+        alpha = arguments.pop(0) if arguments else settings.pop(_PARAMETERS[name], ALPHAS[name])
+        if not isinstance(alpha, (int, float)):
+            return None
+    if settings or any(not isinstance(v, bool) for v in arguments):
         return None
-    return ACTIVATIONS.index(name), float(alpha)
+    return activation_number(name, alpha)

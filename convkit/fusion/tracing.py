@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -86,8 +86,8 @@ def is_leaf(module: nn.Module) -> bool:
     if hooked(module) or isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
         return True
     layers = ("torch.nn.modules.", "torch.ao.nn.", "convkit.nn.")
-    kinds = [c for c in type(module).__mro__ if c.__module__.startswith(layers) and c not in _CONTAINERS]
-    return bool(kinds) and not isinstance(module, nn.Sequential)
+    known = any(c.__module__.startswith(layers) and c not in _CONTAINERS for c in type(module).__mro__)
+    return known and not isinstance(module, nn.Sequential)
 
 
 def required(module: nn.Module) -> list[str]:
@@ -97,12 +97,12 @@ def required(module: nn.Module) -> list[str]:
     return [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
 
 
-class Trace:
-    """The graphs of a module by training mode (one object, where they are alike) and the modules looked into."""
+class Trace(NamedTuple):
+    """What is known of a module's forward."""
 
-    def __init__(self, graphs: dict[bool, fx.Graph], inlined: list[nn.Module], unfit: list[nn.Module]) -> None:
-        """``unfit``: fused modules that are called in a way that their new forward does not take."""
-        self.graphs, self.inlined, self.unfit = graphs, inlined, unfit
+    graphs: dict[bool, fx.Graph]  # by training mode; one object, where they are alike
+    inlined: list[nn.Module]  # the modules looked into
+    unfit: list[nn.Module]  # fused modules that are called in a way that their new forward does not take
 
     @property
     def by_mode(self) -> bool:

@@ -7,6 +7,7 @@ argument, a hook, an exchanged submodule), it runs the forward of the module's c
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -95,8 +96,6 @@ class FusedForward:
         return {**vars(self), "programs": {}}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FusedForward:
-        import copy
-
         other = object.__new__(type(self))
         memo[id(self)] = other
         vars(other).update({k: v if k == "programs" else copy.deepcopy(v, memo) for k, v in vars(self).items()})

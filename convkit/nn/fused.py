@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from convkit.autograd.activations import activate
 from convkit.functional.batch_norm import BatchNorm, conv_bn_act
-from convkit.functional.convolution import prepare_conv, prepare_conv_transpose
+from convkit.functional.convolution import Prepared, prepare_conv, prepare_conv_transpose
 from convkit.functional.fused import activation_number
 from convkit.nn.convolution import Conv1d, Conv2d, Conv3d
 from convkit.nn.options import Options
@@ -87,7 +87,7 @@ def conv_norm_act(
     return conv_bn_act(prepared, conv.transposed, norm, residual, activation, getattr(conv, "backend", None))
 
 
-def _prepare(conv: Any, x: Tensor) -> Any:
+def _prepare(conv: Any, x: Tensor) -> Prepared:
     ndim = len(conv.kernel_size)
     strict = getattr(conv, "strict", False)
     if conv.transposed:
