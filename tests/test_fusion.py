@@ -16,7 +16,17 @@ from torch.nn.utils import parametrizations
 import convkit
 from convkit import backends
 from convkit.fusion import FusionReport
-from tests.networks import BasicBlock, Branching, DenseBlock, ListBlock, UNet, Video, images, residual_network
+from tests.networks import (
+    BasicBlock,
+    Branching,
+    DenseBlock,
+    ListBlock,
+    UNet,
+    Video,
+    compare,
+    images,
+    residual_network,
+)
 
 
 def transformers_model(name: str, **settings: Any) -> Callable[[], nn.Module]:
@@ -51,31 +61,6 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Tensor, int, int]] = {
         0,
     ),
 }
-
-
-def run(model: nn.Module, x: Tensor, training: bool) -> list[Tensor]:
-    """Output, gradients of input and parameters, and buffers afterwards."""
-    torch.manual_seed(5)
-    x = x.double().requires_grad_()
-    output = model.train(training)(x)
-    output = getattr(output, "logits", output)
-    leaves = [x, *model.parameters()]
-    gradients = torch.autograd.grad(output.sin().sum(), leaves, allow_unused=True)
-    found = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves)]
-    return [output.detach(), *found, *(b.clone() for b in model.buffers())]
-
-
-def compare(model: nn.Module, twin: nn.Module, x: Tensor, modes: tuple[bool, ...] = (True, False)) -> None:
-    for training in modes:
-        results = [run(m, x, training) for m in (model, twin)]
-        # Float64: a network of fifty layers loses a few digits of sixteen; a wrong one differs in the first.
-        scale = max(float(t.abs().max()) for t in results[1] if t.is_floating_point())
-        for got, want in zip(*results):
-            torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9 * scale)
-        if not training:
-            with torch.no_grad():
-                outputs = [getattr(y, "logits", y) for y in (m(x.double()) for m in (model, twin))]
-            torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-9 * scale)
 
 
 def facts(model: nn.Module) -> list[Any]:

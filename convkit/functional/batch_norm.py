@@ -46,13 +46,13 @@ def conv_bn_act(
 ) -> Tensor:
     """activation(bn(conv) + residual) of a batched input; ``activation`` as of activation_number.
 
-    A residual of another shape or dtype than the result's is added as PyTorch adds: broadcast and promoted.
+    A number, or a residual of another shape or dtype than the result's, is added as PyTorch adds: broadcast, promoted.
     Raises torch.nn.functional.batch_norm's errors before anything is computed.
     """
     x, weight, bias, plan = prepared
     size = result_size(x, weight, plan, transposed)
     _check(bn, size, x)
-    if residual is not None and (tuple(residual.shape) != tuple(size) or residual.dtype is not x.dtype):
+    if residual is not None and not _fits(residual, size, x.dtype):
         return activate(conv_bn_act(prepared, transposed, bn, None, (0, 0.0), backend) + residual, *activation)
     spec, output_size = plan.spec, plan.output_size if transposed else None
     operands = x, weight, bias, output_size
@@ -67,6 +67,11 @@ def conv_bn_act(
         return normalised(convolved(p), *statistics, bn.weight, bn.bias, residual, None, norm, p.norm_backend)
     p = problem(*operands, spec._replace(activation=activation[0], alpha=activation[1]), backend=backend)
     return in_one_kernel(p, *_folded(bn, bias, x), residual)
+
+
+def _fits(residual: Any, size: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether what is added is as the result; in a model's code it may be a number too."""
+    return isinstance(residual, Tensor) and tuple(residual.shape) == tuple(size) and residual.dtype is dtype
 
 
 def _train(

@@ -169,7 +169,7 @@ class _Walk:
 
     def install(self, unit: Unit) -> None:
         for p in unit.patterns:
-            self._note(p.conv, p.bn, p.residual is not None, p.activation)
+            self._note(p.conv, p.bn, p.addition is not None, p.activation)
         unit.install()
 
     def _note(self, conv: nn.Module, bn: nn.Module, addition: bool, activation: tuple[int, float]) -> None:

@@ -48,11 +48,19 @@ class Pattern(NamedTuple):
     """Nodes of one graph, and the modules that they call."""
 
     nodes: list[fx.Node]  # the first is the convolution's, the last gives the result
-    residual: fx.Node | None
+    addition: fx.Node | None  # one of them
     conv: nn.Module
     bn: nn.Module
     act: nn.Module | None  # where the activation is a module
     activation: tuple[int, float]
+
+    @property
+    def residual(self) -> Any:
+        """What is added. Read from the graph as it is now: it may be the result of a pattern that was rewritten."""
+        if self.addition is None:
+            return None
+        before = self.nodes[self.nodes.index(self.addition) - 1]
+        return next(a for a in self.addition.args if a is not before)
 
     @property
     def open(self) -> bool:
@@ -103,11 +111,11 @@ class Search:
             return Left(bn, _no_convolution(conv), outside)
         if (reason := self._refusal(source, conv, bn)) is not None:
             return Left(bn, reason)
-        nodes, residual = [source, node], None
+        nodes = [source, node]
         addition = self._only_user(node)
-        if addition is not None and (other := self._other_operand(addition, node, source)) is not None:
-            nodes, residual = [*nodes, addition], other
-        elif addition is not None and self._activation(addition, node) is None:
+        if addition is not None and self._adds(addition, node, source):
+            nodes.append(addition)
+        else:
             addition = None
         last = self._only_user(nodes[-1])
         act, activation = None, (0, 0.0)
@@ -116,7 +124,7 @@ class Search:
             act, activation = self._module(last), known
         if self._written_between(nodes):
             return Left(bn, "something else is computed in place between its parts")
-        return Pattern(nodes, residual, conv, bn, act, activation)
+        return Pattern(nodes, addition, conv, bn, act, activation)
 
     def _refusal(self, source: fx.Node, conv: Any, bn: Any) -> str | None:
         """Why a convolution and the norm behind it stay apart."""
@@ -135,23 +143,23 @@ class Search:
         users = list(node.users)
         return users[0] if len(users) == 1 and users[0].op != "output" else None
 
-    def _other_operand(self, addition: fx.Node, node: fx.Node, conv: fx.Node) -> fx.Node | None:
-        """What is added to ``node`` by ``addition``, where a fused operation may add it."""
+    def _adds(self, addition: fx.Node, node: fx.Node, conv: fx.Node) -> bool:
+        """Whether ``addition`` adds something to ``node`` that a fused operation may add."""
         function = addition.op == "call_function" and addition.target in _ADDITIONS
         method = addition.op == "call_method" and addition.target in ("add", "add_")
         if not (function or method) or addition.kwargs or len(addition.args) != 2 or addition in self._taken:
-            return None
+            return False
         a, b = addition.args
         other = b if a is node else a
         if not isinstance(other, fx.Node) or other is node:
-            return None
+            return False
         in_place = addition.target in (operator.iadd, "add_")
         if in_place and a is not node:  # the other operand is changed
-            return None
+            return False
         later = self._order[self._position[addition] + 1 :]
         if any(other in n.all_input_nodes and self._writes(n) for n in later):  # it is kept for backward
-            return None
-        return None if self._written_between([conv, node, addition]) else other
+            return False
+        return not self._written_between([conv, node, addition])
 
     def _activation(self, node: fx.Node, operand: fx.Node) -> tuple[int, float] | None:
         """The number and parameter of a known activation of ``operand``, and nothing else."""

@@ -146,7 +146,7 @@ def give_forward(module: nn.Module, forward: FusedForward, chains: list[Chain]) 
 def _rewrite(graph: fx.Graph, pattern: Pattern, name: str) -> None:
     """One call in place of the pattern's nodes, where its last stood."""
     last = pattern.nodes[-1]
-    operands = (pattern.nodes[0].args[0], *(() if pattern.residual is None else (pattern.residual,)))
+    operands = (pattern.nodes[0].args[0], *(() if pattern.addition is None else (pattern.residual,)))
     with graph.inserting_before(last):
         call = graph.create_node("call_module", name, operands)
     last.replace_all_uses_with(call)
