@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import convkit
 from convkit import backends
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
@@ -86,3 +87,16 @@ def test_guard_pages_work() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=120)
     assert done.returncode < 0
+
+
+def test_large_results_ask_for_large_pages() -> None:
+    """The kernel's flag "hg" is on the mapping of a result, wherever the kernel has large pages."""
+    result = convkit.functional.avg_pool2d(torch.ones(1, 8, 1024, 1024), 1)
+    middle, flags = result.data_ptr() + result.numel() * 2, ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if not first.endswith(":"):
+            low, high = (int(end, 16) for end in first.split("-"))
+        elif first == "VmFlags:" and low <= middle < high:
+            flags = line
+    assert flags and ("hg" in flags.split()) == Path("/sys/kernel/mm/transparent_hugepage").is_dir()

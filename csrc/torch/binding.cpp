@@ -212,6 +212,8 @@ Result allocate(const Tensor& like, ScalarType dtype, int spatial_dims, int64_t 
       like.get_device_index(), &handle));
   Result r{Tensor(handle), {}};
   r.view = view(r.tensor, spatial_dims, "result");
+  if (device_type == aoti_torch_device_type_cpu())
+    ask_for_large_pages(r.view.data, numel(r.view) * dtype_bytes(r.view.dtype));
   return r;
 }
 

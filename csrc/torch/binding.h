@@ -67,6 +67,9 @@ struct Result {
 Result allocate(const Tensor& like, torch::headeronly::ScalarType dtype, int spatial_dims, int64_t n, int64_t c,
                 const Spatial& size, bool channels_last);
 
+// Memory of the processor's own for a large result, which may be untouched yet.
+void ask_for_large_pages(void* data, int64_t bytes);
+
 // A fresh vector of one number per channel of `v`, in its accumulate type.
 Tensor channel_vector(const Tensor& like, const TensorView& v);
 // The memory of such a vector; nullptr for none. Refuses other sizes, dtypes and strides.
