@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from convkit import backends
 from convkit.backends import selection
-from convkit.backends.base import RAW_OPS, Backend
+from convkit.backends.base import RAW_OPS, Backend, Norm, NormSums
 from convkit.testing.simt import Simt
 
 
@@ -34,6 +35,13 @@ def move(t: Tensor, device: torch.device) -> Tensor:
     """A copy elsewhere with all of its memory: equal strides, offset and what lies between the elements."""
     copied = memory(t).to(device, copy=True).untyped_storage()
     return torch.empty(0, dtype=t.dtype, device=device).set_(copied, t.storage_offset(), t.shape, t.stride())
+
+
+def mapped(f: Callable[[Tensor], Tensor], argument: Any) -> Any:
+    """An argument of a raw operation, with ``f`` of each of its tensors."""
+    if isinstance(argument, (Norm, NormSums)):
+        return type(argument)(*(mapped(f, a) for a in argument))
+    return f(argument) if isinstance(argument, Tensor) else argument
 
 
 @contextmanager
@@ -69,13 +77,18 @@ class Elsewhere(Backend):
             return super().__getattribute__(name)
 
         def run(**arguments: Any) -> Any:
-            moved = {n: move(a, self._device) if isinstance(a, Tensor) else a for n, a in arguments.items()}
-            tensors = {n: a for n, a in moved.items() if isinstance(a, Tensor)}
-            before = {n: memory(a).clone() for n, a in tensors.items()}
+            before = []
+
+            def there(n: str, t: Tensor) -> Tensor:
+                t = move(t, self._device)
+                before.append((n, t, memory(t).clone()))
+                return t
+
+            moved = {n: mapped(partial(there, n), a) for n, a in arguments.items()}
             with filled_memory():
                 results = getattr(self._backend, name)(**moved)
-            for n, a in tensors.items():
-                assert torch.equal(memory(a), before[n]), f"{name} wrote to {n}"
+            for n, t, content in before:
+                assert torch.equal(memory(t), content), f"{name} wrote to {n}"
             together = results if isinstance(results, tuple) else (results,)
             assert all(r.device == self._device for r in together), [r.device for r in together]
             back = tuple(move(r, torch.device("cpu")) for r in together)

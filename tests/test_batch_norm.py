@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convkit import backends
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, Norm, NormSums
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase
 from convkit.testing.layouts import LAYOUTS
@@ -167,13 +167,12 @@ def test_training_as_pytorch(layout: str, affine: bool, activation: str, backend
     expected = torch.autograd.grad(z, leaves, a["dz"])
     with torch.no_grad():
         mean, var = backend.bn_stats(x)
-        norm = (mean, (var + 1e-5).rsqrt(), weight, bias, residual)
-        act = (ACTIVATIONS.index(activation), case.alpha)
+        norm = Norm(mean, (var + 1e-5).rsqrt(), weight, bias, residual, ACTIVATIONS.index(activation), case.alpha)
         close = dict(rtol=1e-11, atol=1e-12)  # sums of 72 terms of order 1 in float64, amplified by 1 / std
-        torch.testing.assert_close(backend.bn_act(x, *norm, *act, False), z, **close)
-        dbias, dweight = backend.bn_act_bwd_reduce(a["dz"], x, *norm, *act)
-        count = x.numel() // 5
-        dx, dresidual = backend.bn_act_bwd(a["dz"], x, *norm, dbias, dweight, count, *act, True, False)
+        torch.testing.assert_close(backend.bn_act(x, norm, False), z, **close)
+        dbias, dweight = backend.bn_act_bwd_reduce(a["dz"], x, norm)
+        sums = NormSums(dbias, dweight, x.numel() // 5)
+        dx, dresidual = backend.bn_act_bwd(a["dz"], x, norm, sums, True, False)
     for got, right in zip((dx, dresidual, dweight, dbias), expected):
         torch.testing.assert_close(got, right, **close)
 
@@ -192,7 +191,7 @@ def test_special_values_as_pytorch(layout: str, activation: str, backend: Backen
     x = LAYOUTS[layout](values.view(1, 1, 1, -1).expand(2, 18, 2, -1).contiguous())
     dz = LAYOUTS[layout](torch.tensor([1.0, -2.0]).view(2, 1, 1, 1).expand_as(x).contiguous())
     one, zero, alpha = torch.ones(18), torch.zeros(18), 0.25
-    norm, act = (zero, one, None, None, None), (ACTIVATIONS.index(activation), alpha)
+    norm = Norm(zero, one, activation=ACTIVATIONS.index(activation), alpha=alpha)
     leaf = x.double().requires_grad_()
     z = TORCH[activation](leaf, alpha)
     (slope,) = torch.autograd.grad(z, leaf, dz.double())
@@ -200,9 +199,9 @@ def test_special_values_as_pytorch(layout: str, activation: str, backend: Backen
         slope = torch.where(x.isnan(), NAN, slope)
     tiny = 1e-37  # exp(90) is infinite in float32
     allowed = gamma(16, unit_roundoff(torch.float32))
-    got = backend.bn_act(x, *norm, *act, layout == "channels_last")
+    got = backend.bn_act(x, norm, layout == "channels_last")
     torch.testing.assert_close(got, z.detach().float(), rtol=allowed, atol=tiny, equal_nan=True)
-    dx, g = backend.bn_act_bwd(dz, x, *norm, None, None, 0, *act, True, layout == "channels_last")
+    dx, g = backend.bn_act_bwd(dz, x, norm, NormSums(), True, layout == "channels_last")
     assert torch.equal(dx.nan_to_num(nan=7.0), g.nan_to_num(nan=7.0))
     torch.testing.assert_close(g, slope.float(), rtol=allowed, atol=2 * allowed, equal_nan=True)
 
@@ -211,19 +210,19 @@ def test_a_stopped_gradient_is_zero(backend: Backend) -> None:
     """Also an infinite one, and one that is not a number: as PyTorch's threshold."""
     x = -torch.ones(1, 2, 1, 20)
     dz = torch.tensor([INF, -INF, NAN, 1.0] * 5).expand_as(x)
-    zero, one = torch.zeros(2), torch.ones(2)
+    zero = torch.zeros(2)
+    norm = Norm(zero, torch.ones(2), activation=ACTIVATIONS.index("relu"))
     for count in (0, 20):
-        norm, sums = (zero, one, None, None, None), (zero, zero, count)
-        dx, g = backend.bn_act_bwd(dz, x, *norm, *sums, ACTIVATIONS.index("relu"), 0.0, True, False)
+        dx, g = backend.bn_act_bwd(dz, x, norm, NormSums(zero, zero, count), True, False)
         assert not dx.any() and not g.any()
-    dbias, dweight = backend.bn_act_bwd_reduce(dz, x, *norm, ACTIVATIONS.index("relu"), 0.0)
+    dbias, dweight = backend.bn_act_bwd_reduce(dz, x, norm)
     assert not dbias.any() and not dweight.any()
 
 
 def test_constant_statistics_keep_infinities_apart(backend: Backend) -> None:
     """With count 0 nothing is taken from the gradient: an infinite x does not make it NaN."""
-    x, zero, one = torch.full((1, 3, 2, 9), INF), torch.zeros(3), torch.ones(3)
-    dx, _ = backend.bn_act_bwd(torch.ones_like(x), x, zero, one, None, None, None, None, None, 0, 1, 0.0, False, False)
+    x, norm = torch.full((1, 3, 2, 9), INF), Norm(torch.zeros(3), torch.ones(3), activation=ACTIVATIONS.index("relu"))
+    dx, _ = backend.bn_act_bwd(torch.ones_like(x), x, norm, NormSums(), False, False)
     assert torch.equal(dx, torch.ones_like(x))
 
 
@@ -236,8 +235,8 @@ def test_vectors_are_of_the_accumulate_type(dtype: torch.dtype, backend: Backend
 
 def test_no_channels(backend: Backend) -> None:
     x, none = torch.zeros(2, 0, 3, 4), torch.zeros(0)
-    norm = (none, none, None, None, None)
+    norm = Norm(none, none, activation=ACTIVATIONS.index("relu"))
     assert [t.shape for t in backend.bn_stats(x)] == [(0,), (0,)]
-    assert backend.bn_act(x, *norm, 1, 0.0, False).shape == x.shape
-    assert [t.shape for t in backend.bn_act_bwd_reduce(x, x, *norm, 1, 0.0)] == [(0,), (0,)]
-    assert backend.bn_act_bwd(x, x, *norm, none, none, 24, 1, 0.0, True, False)[1].shape == x.shape
+    assert backend.bn_act(x, norm, False).shape == x.shape
+    assert [t.shape for t in backend.bn_act_bwd_reduce(x, x, norm)] == [(0,), (0,)]
+    assert backend.bn_act_bwd(x, x, norm, NormSums(none, none, 24), True, False)[1].shape == x.shape

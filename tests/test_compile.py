@@ -50,7 +50,7 @@ def operator_arguments(call: Call) -> tuple[Any, tuple[Any, ...]]:
     operator = getattr(native, attribute)
     setattr(native, attribute, lambda *args: seen.append(args))
     try:
-        getattr(native, call.op)(**call.arguments)
+        call.run(native)
     finally:
         setattr(native, attribute, operator)
     return operator, seen[0]

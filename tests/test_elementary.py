@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from convkit import backends
+from convkit.backends.base import Norm
 from convkit.problem import ACTIVATIONS
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ def errors(v: Tensor) -> dict[str, float]:
     found = {}
     for name, function in EXACT.items():
         number = ACTIVATIONS.index(name)
-        got = native.bn_act(v.view(1, 1, -1), zero, one, None, None, None, number, 1.0, False).view(-1)
+        got = native.bn_act(v.view(1, 1, -1), Norm(zero, one, activation=number, alpha=1.0), False).view(-1)
         exact = function(v.double())
         size = exact.abs().float()
         unit = torch.nextafter(size, torch.tensor(float("inf"))).double() - size.double()  # at least 2^-149

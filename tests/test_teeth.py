@@ -233,15 +233,16 @@ def call_of(op: str, name: str, dtype: torch.dtype, bug: Any, reference: Backend
 @pytest.mark.parametrize("dtype", FLOATING, ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.parametrize(("op", "name", "bug"), BUGS, ids=lambda v: v if isinstance(v, str) else v.__name__)
 def test_planted_bug_is_caught(op: str, name: str, bug: Any, dtype: torch.dtype, reference: Backend) -> None:
+    call = call_of(op, name, dtype, bug, reference)
+
     class Broken(Backend):
         name = "broken"
 
         def __getattribute__(self, attribute: str) -> Any:
             if attribute != op:
                 return super().__getattribute__(attribute)
-            return lambda **arguments: bug(Call(op, arguments), lambda call: call.run(reference))
+            return lambda **_: bug(call, lambda changed: changed.run(reference))
 
-    call = call_of(op, name, dtype, bug, reference)
     assert all(mismatch(result, expected) is None for expected, result in verify(call, reference, reference))
     found = [mismatch(result, expected) for expected, result in verify(call, Broken(), reference)]
     assert any(found), f"nothing noticed in {op} of {name}"

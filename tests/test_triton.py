@@ -62,12 +62,12 @@ class OnDevice(Backend):
         run = getattr(self._inner, op)
 
         def there_and_back(**arguments: Any) -> Any:
-            def move(a: Any) -> Any:
-                return places.move(a, torch.device(DEVICE)) if isinstance(a, Tensor) and DEVICE != "cpu" else a
+            def move(t: Tensor) -> Tensor:
+                return t if DEVICE == "cpu" else places.move(t, torch.device(DEVICE))
 
             # In the interpreter every operation of a block costs alike: few large blocks.
             with tiles.forced(block=tiles.Block(512, 4) if DEVICE == "cpu" else None):
-                result = run(**{name: move(a) for name, a in arguments.items()})
+                result = run(**{name: places.mapped(move, a) for name, a in arguments.items()})
             return tuple(r.cpu() for r in result) if isinstance(result, tuple) else result.cpu()
 
         return there_and_back

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convkit.backends.base import RAW_OPS
+from convkit.backends.base import RAW_OPS, Norm, NormSums
 from convkit.backends.native import Native
 from convkit.build_info import build_info
 from convkit.problem import ACTIVATIONS, ConvSpec, PoolSpec
@@ -165,14 +165,14 @@ def check_batch_norm(dims: int, dtype: torch.dtype, channels_last: bool) -> None
     (weight, weight64), (bias, bias64) = draw(wide, 6), draw(wide, 6)
     z64 = F.relu(F.batch_norm(y64, None, None, weight64, bias64, training=True, eps=1e-5) + residual64)
     dx, dresidual, dweight, dbias = torch.autograd.grad(z64, (y64, residual64, weight64, bias64), dz64)
-    norm, act = (mean, (var + 1e-5).rsqrt(), weight, bias, residual), (relu, 0.0)
-    close(f"bn_act {what}", raw("bn_act", y, *norm, *act, channels_last), z64, elements)
+    norm = Norm(mean, (var + 1e-5).rsqrt(), weight, bias, residual, relu)
+    close(f"bn_act {what}", raw("bn_act", y, norm, channels_last), z64, elements)
     used.add("bn_act_bwd_reduce")
-    sums = native.bn_act_bwd_reduce(dz, y, *norm, *act)
+    sums = native.bn_act_bwd_reduce(dz, y, norm)
     for name, got, expected in zip(("dbias", "dweight"), sums, (dbias, dweight)):
         close(f"{name} {what}", got / elements, expected / elements, elements)
     used.add("bn_act_bwd")
-    got = native.bn_act_bwd(dz, y, *norm, *sums, elements, *act, True, channels_last)
+    got = native.bn_act_bwd(dz, y, norm, NormSums(*sums, elements), True, channels_last)
     for name, result, expected in zip(("dx", "dresidual"), got, (dx, dresidual)):
         close(f"{name} {what}", result, expected, elements)
 

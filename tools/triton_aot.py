@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 os.environ.pop("TRITON_INTERPRET", None)
 os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton"))
 
-from convkit.backends.triton import tiles  # noqa: E402 - found by the path above
+from convkit.backends.base import Norm, NormSums  # noqa: E402 - found by the path above
+from convkit.backends.triton import tiles  # noqa: E402 - likewise
 from convkit.problem import ConvSpec, PoolSpec  # noqa: E402 - likewise
 from convkit.terminal import table  # noqa: E402 - likewise
 
@@ -139,11 +140,11 @@ def launches(job: Job) -> None:
     elif job.op == "normalising":
         x, residual = tensor(32, 64, 32, 32), tensor(32, 64, 32, 32)
         vector = torch.empty(64, dtype=torch.float64 if job.dtype == "float64" else torch.float32, device="meta")
-        norm = (x, *(vector,) * 4, residual)
+        norm = Norm(*(vector,) * 4, residual, 1)
         operations.bn_stats(x)
-        operations.bn_act(*norm, 1, 0.0, last)
-        operations.bn_act_bwd_reduce(x, *norm, 1, 0.0)
-        operations.bn_act_bwd(x, *norm, vector, vector, 32 * 32 * 32, 1, 0.0, True, last)
+        operations.bn_act(x, norm, last)
+        operations.bn_act_bwd_reduce(x, x, norm)
+        operations.bn_act_bwd(x, x, norm, NormSums(vector, vector, 32 * 32 * 32), True, last)
         operations.conv_fprop_stats(x, tensor(64, 64, 3, 3), None, plain, last)
     else:  # more positions than 32 bits count
         x = tensor(4096, 512, 32, 32)

@@ -22,27 +22,28 @@ from torch import Tensor
 
 from convkit.autograd.conv import Fprop, Grads
 from convkit.autograd.function import Formula, operation
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, Norm, NormSums
 from convkit.backends.layout import is_channels_last
 from convkit.backends.reference.activations import activation_gradient
 from convkit.problem import ConvSpec
 
 
-class Norm(NamedTuple):
-    """What :class:`BnAct` computes besides its tensors."""
+class Statistics(NamedTuple):
+    """What the mean and invstd = 1 / sqrt(var + eps) of a norm are."""
 
     eps: float
-    activation: int  # index into ACTIVATIONS
-    alpha: float
-    batch: bool  # mean and var are those of y itself, and depend on it
-    group: Any = None  # of processes that mean and var were taken over, None: this one alone
+    batch: bool  # those of y itself, which depend on it; otherwise constants
+    elements: Tensor | None = None  # per channel, that they were taken over; None: those of y
+    group: Any = None  # of the processes that share them, None: this one alone
 
 
-class FpropStats(Fprop):
+class FpropStats(Formula):
     """(y, mean, var): y = conv(x, w) + bias, and the mean and biased variance of its channels, as constants."""
 
+    tensors = Fprop.tensors
+
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool, backend: Backend
     ) -> tuple[Tensor, Tensor, Tensor]:
         return backend.conv_fprop_stats(x, w, bias, spec, channels_last)
@@ -90,8 +91,15 @@ def _vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return t.to(dtype).contiguous()
 
 
+def _for_kernels(norm: Norm) -> Norm:
+    """``norm`` with weight and bias as backends take them: the modules' may be of half precision, or strided."""
+    mean, invstd, weight, bias, residual, activation, alpha = norm
+    a = mean.dtype
+    return Norm(mean, invstd, _vector(weight, a), _vector(bias, a), residual, activation, alpha)
+
+
 class BnAct(Formula):
-    """z = act((y - mean) invstd weight + bias + residual); mean and invstd are constants to the caller."""
+    """z of y and a :class:`Norm`, whose members are arguments; mean and invstd are constants to the caller."""
 
     tensors = 6
 
@@ -103,40 +111,40 @@ class BnAct(Formula):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        count: Tensor | None,
-        norm: Norm,
+        activation: int,
+        alpha: float,
+        statistics: Statistics,
         channels_last: bool,
         backend: Backend,
     ) -> Tensor:
-        a = mean.dtype
-        return backend.bn_act(
-            y, mean, invstd, _vector(weight, a), _vector(bias, a), residual, norm.activation, norm.alpha, channels_last
-        )
+        norm = Norm(mean, invstd, weight, bias, residual, activation, alpha)
+        return backend.bn_act(y, _for_kernels(norm), channels_last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.count, ctx.norm, _, ctx.backend = inputs
+        *tensors, activation, alpha, ctx.statistics, _, ctx.backend = inputs
+        ctx.form = activation, alpha
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor | None) -> tuple[Any, ...]:
         if dz is None:
-            return (None,) * 10
-        saved = ctx.saved_tensors
+            return (None,) * 11
+        y, *members = saved = ctx.saved_tensors
         needs = [ctx.needs_input_grad[i] for i in (0, 3, 4, 5)]
         graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (dz, *saved))
         run = _differentiable_backward if graph else _backward
-        dy, dweight, dbias, dresidual = run(dz, saved, ctx.count, ctx.norm, needs, ctx.backend)
-        return dy, None, None, dweight, dbias, dresidual, None, None, None, None
+        dy, dweight, dbias, dresidual = run(dz, y, Norm(*members, *ctx.form), ctx.statistics, needs, ctx.backend)
+        return dy, None, None, dweight, dbias, dresidual, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, ty: Any, tmean: Any, tinvstd: Any, tweight: Any, tbias: Any, tresidual: Any) -> Tensor:
-        y, mean, invstd, weight, bias, residual = ctx.saved_tensors
-        parts = _Parts(y, mean, invstd, weight, bias, residual, ctx.norm)
+        y, *members = ctx.saved_tensors
+        parts = _Parts(y, Norm(*members, *ctx.form), ctx.statistics)
         tangent: Any = 0.0
         if ty is not None:
-            tangent = parts.normalised(ty.to(parts.dtype), ctx.norm.batch)
+            tangent = parts.normalised(ty.to(parts.dtype))
         if tweight is not None:
             tangent = tangent + parts.xhat * parts.over_channels(tweight)
         if tbias is not None:
@@ -167,30 +175,23 @@ def across_processes(mean: Tensor, var: Tensor, number: int, group: Any) -> tupl
     return mean, ((variances + (means - mean).square()) * share).sum(0), count
 
 
-Saved = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-
-
 def _backward(
-    dz: Tensor, saved: Saved, count: Tensor | None, norm: Norm, needs: list[bool], backend: Backend
+    dz: Tensor, y: Tensor, norm: Norm, statistics: Statistics, needs: list[bool], backend: Backend
 ) -> list[Tensor | None]:
     """The gradients of y, weight, bias and residual, where needed: one pass of sums, one that applies them."""
-    y, mean, invstd, weight, bias, residual = saved
-    a = mean.dtype
-    w, b = _vector(weight, a), _vector(bias, a)
+    operands = _for_kernels(norm)
     needs_y, needs_weight, needs_bias, needs_residual = needs
-    form = norm.activation, norm.alpha
     dweight = dbias = dy = dresidual = None
-    if needs_weight or needs_bias or (needs_y and norm.batch):
-        dbias, dweight = backend.bn_act_bwd_reduce(dz, y, mean, invstd, w, b, residual, *form)
+    if needs_weight or needs_bias or (needs_y and statistics.batch):
+        dbias, dweight = backend.bn_act_bwd_reduce(dz, y, operands)
     if needs_y or needs_residual:
-        sums, number = (dbias, dweight), 0
-        if norm.batch and count is not None:
-            sums, number = _over_processes(dbias, dweight, count, norm.group), 1
-        elif norm.batch:
-            number = y.numel() // y.shape[1]
-        dy, dresidual = backend.bn_act_bwd(
-            dz, y, mean, invstd, w, b, residual, *sums, number, *form, needs_residual, is_channels_last(y)
-        )
+        sums = NormSums()
+        if statistics.batch and statistics.elements is not None:
+            sums = _over_processes(dbias, dweight, statistics.elements, statistics.group)
+        elif statistics.batch:
+            sums = NormSums(dbias, dweight, y.numel() // y.shape[1])
+        dy, dresidual = backend.bn_act_bwd(dz, y, operands, sums, needs_residual, is_channels_last(y))
+    weight, bias = norm.weight, norm.bias
     return [
         dy if needs_y else None,
         dweight.to(weight.dtype) if needs_weight and weight is not None and dweight is not None else None,
@@ -199,61 +200,61 @@ def _backward(
     ]
 
 
-def _over_processes(dbias: Any, dweight: Any, count: Tensor, group: Any) -> tuple[Tensor, Tensor]:
+def _over_processes(dbias: Any, dweight: Any, count: Tensor, group: Any) -> NormSums:
     """The sums of all processes over the number of all elements, which stays on its device."""
     both = torch.stack((dbias, dweight))
     torch.distributed.all_reduce(both, group=group)
     both = both / count
-    return both[0], both[1]
+    return NormSums(both[0], both[1], 1)
 
 
 class _Parts:
     """xhat, v and what they are made of, in differentiable operations in the dtype of the statistics."""
 
-    def __init__(self, y: Tensor, mean: Any, invstd: Any, weight: Any, bias: Any, residual: Any, norm: Norm) -> None:
-        self.dtype, self.norm, self.weight = mean.dtype, norm, weight
+    def __init__(self, y: Tensor, norm: Norm, statistics: Statistics) -> None:
+        self.dtype, self._norm, self._batch = norm.mean.dtype, norm, statistics.batch
         self.dims = (0, *range(2, y.dim()))
         self._shape = (1, -1, *(1,) * (y.dim() - 2))
         centred = y.to(self.dtype)
-        if norm.batch:  # as functions of y: a derivative of this takes them along
+        if statistics.batch:  # as functions of y: a derivative of this takes them along
             centred = centred - centred.mean(self.dims, keepdim=True)
-            self.invstd = torch.rsqrt(centred.square().mean(self.dims, keepdim=True) + norm.eps)
+            self.invstd = torch.rsqrt(centred.square().mean(self.dims, keepdim=True) + statistics.eps)
         else:
-            centred, self.invstd = centred - self.over_channels(mean), self.over_channels(invstd)
+            centred, self.invstd = centred - self.over_channels(norm.mean), self.over_channels(norm.invstd)
         self.xhat = centred * self.invstd
-        v = self.xhat if weight is None else self.xhat * self.over_channels(weight)
-        v = v if bias is None else v + self.over_channels(bias)
-        self.v = v if residual is None else v + residual.to(self.dtype)
+        v = self.xhat if norm.weight is None else self.xhat * self.over_channels(norm.weight)
+        v = v if norm.bias is None else v + self.over_channels(norm.bias)
+        self.v = v if norm.residual is None else v + norm.residual.to(self.dtype)
 
     def over_channels(self, vector: Tensor) -> Tensor:
         return vector.to(self.dtype).view(self._shape)
 
     def through_activation(self, t: Tensor) -> Tensor:
         """The activation's derivative at v, times ``t``."""
-        return activation_gradient(t.to(self.dtype), self.v, self.norm.activation, self.norm.alpha)
+        return activation_gradient(t.to(self.dtype), self.v, *self._norm.form)
 
-    def normalised(self, t: Tensor, batch: bool) -> Tensor:
+    def normalised(self, t: Tensor) -> Tensor:
         """The derivative of xhat weight by y, applied to ``t``: it is its own adjoint."""
-        if batch:
+        if self._batch:
             along = self.xhat * (self.xhat * t).mean(self.dims, keepdim=True)
             t = t - t.mean(self.dims, keepdim=True) - along
         t = t * self.invstd
-        return t if self.weight is None else t * self.over_channels(self.weight)
+        return t if self._norm.weight is None else t * self.over_channels(self._norm.weight)
 
 
 def _differentiable_backward(
-    dz: Tensor, saved: Saved, count: Tensor | None, norm: Norm, needs: list[bool], backend: Backend
+    dz: Tensor, y: Tensor, norm: Norm, statistics: Statistics, needs: list[bool], backend: Backend
 ) -> list[Tensor | None]:
-    if count is not None:
+    if statistics.elements is not None:
         raise RuntimeError(
             "a second derivative of batch normalisation over several processes is not available: "
             "process_group must be None for create_graph=True"
         )
-    y, _, _, weight, bias, residual = saved
-    parts = _Parts(*saved, norm)
+    parts = _Parts(y, norm, statistics)
     g = parts.through_activation(dz)
+    weight, bias, residual = norm.weight, norm.bias, norm.residual
     return [
-        parts.normalised(g, norm.batch).to(y.dtype) if needs[0] else None,
+        parts.normalised(g).to(y.dtype) if needs[0] else None,
         (g * parts.xhat).sum(parts.dims).to(weight.dtype) if needs[1] and weight is not None else None,
         g.sum(parts.dims).to(bias.dtype) if needs[2] and bias is not None else None,
         g.to(residual.dtype) if needs[3] and residual is not None else None,

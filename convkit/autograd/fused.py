@@ -7,16 +7,16 @@ are two operations, each with derivatives of every order: fprop (or dgrad, for a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from convkit.autograd.batch_norm import Norm, bn_act, bn_stats, fprop_stats
+from convkit.autograd.batch_norm import Statistics, bn_act, bn_stats, fprop_stats
 from convkit.autograd.conv import dense, dgrad, fprop
 from convkit.autograd.function import differentiable, transforming
 from convkit.autograd.recipe import Recipe, attach, remembering
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, Norm
 from convkit.backends.layout import is_channels_last
 from convkit.backends.selection import select
 from convkit.problem import ConvSpec
@@ -82,43 +82,32 @@ def convolved_with_statistics(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
     return y, *bn_stats(y, p.norm_backend)
 
 
-def normalised(
-    y: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    count: Tensor | None,
-    norm: Norm,
-    backend: Backend,
-) -> Tensor:
+def normalised(y: Tensor, norm: Norm, statistics: Statistics, backend: Backend) -> Tensor:
     """z = act((y - mean) invstd weight + bias + residual), in y's layout, differentiable.
 
-    Where there is no residual, whoever reads z need not keep it: see :mod:`convkit.autograd.recipe`.
+    weight and bias may be of any dtype and strides. Where there is no residual, whoever reads z need not keep it: see
+    :mod:`convkit.autograd.recipe`.
     """
     channels_last = is_channels_last(y)
-    with remembering(residual):
-        z: Tensor = bn_act(y, mean, invstd, weight, bias, residual, count, norm, channels_last, backend)
-    if residual is None and not torch.compiler.is_compiling() and z.requires_grad and not transforming():
-        attach(z, Recipe(y.detach(), _Again(mean, invstd, weight, bias, norm, channels_last, backend)))
+    with remembering(norm.residual):
+        z: Tensor = bn_act(y, *norm, statistics, channels_last, backend)
+    if norm.residual is None and not torch.compiler.is_compiling() and z.requires_grad and not transforming():
+        attach(z, Recipe(y.detach(), _Again(norm, channels_last, backend)))
     return z
 
 
 class _Again:
     """Computes z from y once more. Weight and bias are copies: an optimizer may step before backward."""
 
-    def __init__(self, mean: Tensor, invstd: Tensor, weight: Any, bias: Any, norm: Norm, *layout: Any) -> None:
-        self.mean, self.invstd, self.norm, self.layout = mean, invstd, norm, layout
-        self.weight, self.bias = (
-            None if t is None else t.detach().to(mean.dtype, copy=True).contiguous() for t in (weight, bias)
+    def __init__(self, norm: Norm, channels_last: bool, backend: Backend) -> None:
+        weight, bias = (
+            None if t is None else t.detach().to(norm.mean.dtype, copy=True).contiguous()
+            for t in (norm.weight, norm.bias)
         )
+        self._norm, self._channels_last, self._backend = norm._replace(weight=weight, bias=bias), channels_last, backend
 
     def __call__(self, y: Tensor) -> Tensor:
-        channels_last, backend = self.layout
-        form = self.norm.activation, self.norm.alpha
-        z: Tensor = backend.bn_act(y, self.mean, self.invstd, self.weight, self.bias, None, *form, channels_last)
-        return z
+        return self._backend.bn_act(y, self._norm, self._channels_last)
 
 
 def scaled(p: Problem, scale: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -129,8 +118,8 @@ def scaled(p: Problem, scale: Tensor | None, residual: Tensor | None) -> Tensor:
         return convolved(p)
     y = convolved(p._replace(bias=None))
     zeros = torch.zeros(y.shape[1], dtype=_accumulate(y), device=y.device)
-    norm = Norm(0.0, p.spec.activation, p.spec.alpha, batch=False)
-    return normalised(y, zeros, zeros + 1, scale, p.bias, residual, None, norm, p.norm_backend)
+    norm = Norm(zeros, zeros + 1, scale, p.bias, residual, p.spec.activation, p.spec.alpha)
+    return normalised(y, norm, Statistics(0.0, batch=False), p.norm_backend)
 
 
 def _accumulate(y: Tensor) -> torch.dtype:

@@ -66,12 +66,12 @@ def remembering(*operands: Tensor | None) -> AbstractContextManager[Any]:
     return torch.autograd.graph.saved_tensors_hooks(*(_chained(hooks) if hooks else (_pack, _unpack)))
 
 
-def _pack(tensor: Tensor) -> Any:
+def _pack(tensor: Tensor) -> Recipe | tuple[Tensor, int]:
     recipe = recipe_of(tensor)
     return (tensor, tensor._version) if recipe is None else recipe
 
 
-def _unpack(kept: Any) -> Tensor:
+def _unpack(kept: Recipe | tuple[Tensor, int]) -> Tensor:
     if isinstance(kept, Recipe):
         return kept.make(kept.source)
     tensor, version = kept
@@ -81,7 +81,7 @@ def _unpack(kept: Any) -> Tensor:
             f"[{tensor.type()} {list(tensor.shape)}] is at version {tensor._version}; "
             f"expected version {version} instead"
         )
-    return tensor  # type: ignore[no-any-return]
+    return tensor
 
 
 def _chained(outer: Hooks) -> Hooks:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, Norm
 from convkit.backends.layout import OFFSET_DTYPES
 from convkit.backends.reference import Reference, apply_epilogue
 from convkit.backends.reference.activations import activate
@@ -337,19 +337,9 @@ class Aten(Backend):
         var, mean = torch.var_mean(wide, (0, *range(2, x.dim())), correction=0)
         return mean, var
 
-    def bn_act(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-        channels_last: bool,
-    ) -> Tensor:
-        v = F.batch_norm(x.to(mean.dtype), mean, invstd**-2, weight, bias, eps=0.0)
-        if residual is not None:
-            v = v + residual
-        return _in_layout(activate(v, activation, alpha).to(x.dtype), channels_last)
+    def bn_act(self, x: Tensor, norm: Norm, channels_last: bool) -> Tensor:
+        wide = x.to(norm.mean.dtype)
+        v = F.batch_norm(wide, norm.mean, norm.invstd**-2, norm.weight, norm.bias, eps=0.0)
+        if norm.residual is not None:
+            v = v + norm.residual
+        return _in_layout(activate(v, *norm.form).to(x.dtype), channels_last)

@@ -7,6 +7,9 @@ validated by the caller; a backend computes, it does not differentiate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -40,6 +43,52 @@ RAW_OPS = (
 )
 #: Those that take or give flat int64 indices: row-major positions in the plane of one sample and channel.
 FLAT_OPS = ("max_unpool", "plane_gather", "plane_scatter", "fractional_max_pool")
+
+
+class Norm(NamedTuple):
+    """act((x - mean) invstd weight + bias + residual): all but its x, in the order of the operators' arguments.
+
+    Vectors (C,) in x's accumulate dtype, contiguous; the residual of x's shape and dtype. ``activation`` is an index
+    into ``ACTIVATIONS``, ``alpha`` its parameter, as in :class:`ConvSpec`.
+    """
+
+    mean: Tensor
+    invstd: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    activation: int = 0
+    alpha: float = 0.0
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        return self[:5]
+
+    @property
+    def form(self) -> tuple[int, float]:
+        """(activation, alpha), with 0 for an alpha that does not matter: torch.compile makes a symbol of a float."""
+        return (self.activation, self.alpha) if self.activation else (0, 0.0)
+
+
+class NormSums(NamedTuple):
+    """What the gradient of statistics needs: the sums of ``bn_act_bwd_reduce``, and over how many elements.
+
+    Those of several processes, maybe. 0 elements: the statistics are constants, and the sums do not matter.
+    """
+
+    dbias: Tensor | None = None
+    dweight: Tensor | None = None
+    elements: int = 0  # the operators' ``count``
+
+
+def bundled(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operator, by name, as the method of :class:`Backend` takes them."""
+    rest = dict(arguments)
+    if "mean" in rest:
+        rest["norm"] = Norm(*(rest.pop(name) for name in Norm._fields))
+    if "dbias" in rest:
+        rest["sums"] = NormSums(*(rest.pop(name) for name in ("dbias", "dweight", "count")))
+    return rest
 
 
 class Backend:
@@ -235,37 +284,11 @@ class Backend:
         """
         raise NotImplementedError
 
-    def bn_act(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-        channels_last: bool,
-    ) -> Tensor:
-        """z = act((x - mean) invstd weight + bias + residual), rounded once.
-
-        mean, invstd, weight and bias per channel, residual of x's shape and dtype; ``activation`` is an index into
-        ``ACTIVATIONS``, ``alpha`` its parameter, as in :class:`ConvSpec`.
-        """
+    def bn_act(self, x: Tensor, norm: Norm, channels_last: bool) -> Tensor:
+        """z = act((x - mean) invstd weight + bias + residual), rounded once."""
         raise NotImplementedError
 
-    def bn_act_bwd_reduce(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-    ) -> tuple[Tensor, Tensor]:
+    def bn_act_bwd_reduce(self, dz: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
         """(dbias, dweight): the sums of g and of g (x - mean) invstd per channel, with g = dz act'(v).
 
         v, what the activation was given, is computed from x again. The derivative of relu at 0 is 0.
@@ -273,26 +296,11 @@ class Backend:
         raise NotImplementedError
 
     def bn_act_bwd(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        dbias: Tensor | None,
-        dweight: Tensor | None,
-        count: int,
-        activation: int,
-        alpha: float,
-        with_residual: bool,
-        channels_last: bool,
+        self, dz: Tensor, x: Tensor, norm: Norm, sums: NormSums, with_residual: bool, channels_last: bool
     ) -> tuple[Tensor, Tensor]:
-        """(dx, dresidual): dx = invstd weight (g - dbias / count - (x - mean) invstd dweight / count), g = dresidual.
+        """(dx, dresidual): dx = invstd weight (g - dbias / n - (x - mean) invstd dweight / n), g = dresidual.
 
-        mean and invstd are the statistics of ``count`` elements per channel, and dbias and dweight sums over all of
-        them (of several processes, maybe). ``count`` 0: they are constants, and dx = invstd weight g. dresidual is
-        an empty tensor where ``with_residual`` is False.
+        mean and invstd are the statistics of n = ``sums.elements`` elements per channel, and dbias and dweight sums
+        over all of them. n = 0: dx = invstd weight g. dresidual is an empty tensor where ``with_residual`` is False.
         """
         raise NotImplementedError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends import fake, gpu
-from convkit.backends.base import FLAT_OPS, RAW_OPS, Backend
+from convkit.backends.base import FLAT_OPS, RAW_OPS, Backend, Norm, NormSums
 from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
@@ -271,53 +271,13 @@ class Native(Backend):
     def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._bn_stats(x)
 
-    def bn_act(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-        channels_last: bool,
-    ) -> Tensor:
-        alpha = alpha if activation else 0.0
-        return self._bn_act(x, mean, invstd, weight, bias, residual, activation, alpha, channels_last)
+    def bn_act(self, x: Tensor, norm: Norm, channels_last: bool) -> Tensor:
+        return self._bn_act(x, *norm.tensors, *norm.form, channels_last)
 
-    def bn_act_bwd_reduce(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-    ) -> tuple[Tensor, Tensor]:
-        alpha = alpha if activation else 0.0
-        return self._bn_act_bwd_reduce(dz, x, mean, invstd, weight, bias, residual, activation, alpha)
+    def bn_act_bwd_reduce(self, dz: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+        return self._bn_act_bwd_reduce(dz, x, *norm.tensors, *norm.form)
 
     def bn_act_bwd(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        dbias: Tensor | None,
-        dweight: Tensor | None,
-        count: int,
-        activation: int,
-        alpha: float,
-        with_residual: bool,
-        channels_last: bool,
+        self, dz: Tensor, x: Tensor, norm: Norm, sums: NormSums, with_residual: bool, channels_last: bool
     ) -> tuple[Tensor, Tensor]:
-        norm = (dz, x, mean, invstd, weight, bias, residual)
-        act = (activation, alpha if activation else 0.0)
-        return self._bn_act_bwd(*norm, dbias, dweight, count, *act, with_residual, channels_last)
+        return self._bn_act_bwd(dz, x, *norm.tensors, *sums, *norm.form, with_residual, channels_last)

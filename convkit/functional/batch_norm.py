@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from convkit.autograd.activations import activate
-from convkit.autograd.batch_norm import Norm, across_processes
+from convkit.autograd.batch_norm import Statistics, across_processes
 from convkit.autograd.function import differentiable
 from convkit.autograd.fused import convolved, convolved_with_statistics, in_one_kernel, normalised, problem
+from convkit.backends.base import Norm
 from convkit.functional.convolution import Prepared
 from convkit.functional.fused import result_size
 from convkit.problem import ConvSpec
@@ -62,9 +63,8 @@ def conv_bn_act(
         p = problem(*operands, spec, backend=backend)
         dtype = _accumulate(x)
         invstd = torch.rsqrt(_defined(bn.running_var).to(dtype) + bn.eps)
-        statistics = _defined(bn.running_mean).to(dtype), invstd
-        norm = Norm(bn.eps, *activation, batch=False)
-        return normalised(convolved(p), *statistics, bn.weight, bn.bias, residual, None, norm, p.norm_backend)
+        norm = Norm(_defined(bn.running_mean).to(dtype), invstd, bn.weight, bn.bias, residual, *activation)
+        return normalised(convolved(p), norm, Statistics(bn.eps, batch=False), p.norm_backend)
     p = problem(*operands, spec._replace(activation=activation[0], alpha=activation[1]), backend=backend)
     return in_one_kernel(p, *_folded(bn, bias, x), residual)
 
@@ -89,8 +89,8 @@ def _train(
     if _processes(bn.group) > 1:
         mean, var, count = across_processes(mean, var, number, bn.group)
         number = count
-    norm = Norm(bn.eps, *activation, batch=True, group=bn.group)
-    z = normalised(y, mean, torch.rsqrt(var + bn.eps), bn.weight, bn.bias, residual, count, norm, p.norm_backend)
+    norm = Norm(mean, torch.rsqrt(var + bn.eps), bn.weight, bn.bias, residual, *activation)
+    z = normalised(y, norm, Statistics(bn.eps, True, count, bn.group), p.norm_backend)
     for running, value in ((bn.running_mean, mean), (bn.running_var, var)):
         if running is not None:  # neither has a graph; the unbiased variance is kept
             value = value if value is mean else value * (number / (number - 1))

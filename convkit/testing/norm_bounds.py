@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, Norm, NormSums, bundled
 from convkit.problem import ACTIVATIONS
 from convkit.testing.tolerances import (
     ACCUMULATE,
@@ -95,8 +95,8 @@ def _jump(activation: int, alpha: float) -> float:
 def _gradient(a: dict[str, Any], inner: Inner, u: float, reference: Backend) -> tuple[Tensor, Tensor]:
     """g = dz act'(v), and its error."""
     activation, alpha = a["activation"], a["alpha"]
-    as_it_is = (a["mean"] * 0, a["invstd"] * 0 + 1, None, None, None)
-    _, g = reference.bn_act_bwd(a["dz"], inner.v, *as_it_is, None, None, 0, activation, alpha, True, False)
+    as_it_is = Norm(a["mean"] * 0, a["invstd"] * 0 + 1, activation=activation, alpha=alpha)
+    _, g = reference.bn_act_bwd(a["dz"], inner.v, as_it_is, NormSums(), True, False)
     dz = a["dz"].abs()
     slope = max(STEEPEST, abs(alpha))
     if activation in PIECEWISE:
@@ -118,7 +118,7 @@ def norm_expectations(
     wide = ACCUMULATE[dtype]
     u = unit_roundoff(wide) + unit_roundoff(torch.float64)
     inner = _inner(a, u)
-    values = getattr(reference, op)(**a)
+    values = getattr(reference, op)(**bundled(a))
     if op == "bn_act":
         error = activated(inner.v, inner.v_error, a["activation"], a["alpha"], dtype)
         return ((values, stored(values, error, dtype), dtype),)

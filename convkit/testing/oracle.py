@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, bundled
 from convkit.backends.gpu import tf32_allowed
 from convkit.problem import ConvSpec, PoolSpec, largest_window
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
@@ -38,7 +38,7 @@ Sizes = tuple[int, ...]
 
 
 class Call(NamedTuple):
-    """One call of a raw operation; ``arguments`` by the names of ``Backend``'s methods."""
+    """One call of a raw operation; ``arguments`` by the names of ``Backend``'s methods and of a norm's members."""
 
     op: str
     arguments: dict[str, Any]
@@ -53,7 +53,7 @@ class Call(NamedTuple):
         return self.arguments.get("spec")
 
     def run(self, backend: Backend) -> tuple[Tensor, ...]:
-        result = getattr(backend, self.op)(**self.arguments)
+        result = getattr(backend, self.op)(**bundled(self.arguments))
         return result if isinstance(result, tuple) else (result,)
 
     def replace(self, **changes: Any) -> Call:

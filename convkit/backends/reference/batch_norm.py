@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from convkit.backends.base import Norm, NormSums
 from convkit.backends.reference.activations import activate, activation_gradient
 from convkit.backends.reference.convolution import ConvolutionReference
 from convkit.backends.reference.windows import accumulate_dtype, finish
@@ -25,23 +26,23 @@ def _sums(t: Tensor) -> Tensor:
 class Normalised:
     """x as the formulas need it: ``centred`` = x - mean, ``scale`` = invstd weight, ``v`` = what is activated."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-    ) -> None:
-        self.centred = x.to(mean.dtype) - _over_channels(mean, x)
-        self.invstd = _over_channels(invstd, x)
-        self.scale = self.invstd if weight is None else self.invstd * _over_channels(weight, x)
+    def __init__(self, x: Tensor, norm: Norm) -> None:
+        self.centred = x.to(norm.mean.dtype) - _over_channels(norm.mean, x)
+        self.invstd = _over_channels(norm.invstd, x)
+        self.scale = self.invstd if norm.weight is None else self.invstd * _over_channels(norm.weight, x)
         self.v = self.centred * self.scale
-        if bias is not None:
-            self.v = self.v + _over_channels(bias, x)
-        if residual is not None:
-            self.v = self.v + residual
+        if norm.bias is not None:
+            self.v = self.v + _over_channels(norm.bias, x)
+        if norm.residual is not None:
+            self.v = self.v + norm.residual
+        self._form = norm.form
+
+    def activated(self) -> Tensor:
+        return activate(self.v, *self._form)
+
+    def gradient(self, dz: Tensor) -> Tensor:
+        """g = dz act'(v)."""
+        return activation_gradient(dz.to(self.v.dtype), self.v, *self._form)
 
 
 class BatchNormReference(ConvolutionReference):
@@ -57,57 +58,20 @@ class BatchNormReference(ConvolutionReference):
         mean = _sums(wide) / count
         return mean, _sums((wide - _over_channels(mean, x)) ** 2) / count
 
-    def bn_act(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-        channels_last: bool,
-    ) -> Tensor:
-        normalised = Normalised(x, mean, invstd, weight, bias, residual)
-        return finish(activate(normalised.v, activation, alpha), x.dtype, channels_last)
+    def bn_act(self, x: Tensor, norm: Norm, channels_last: bool) -> Tensor:
+        return finish(Normalised(x, norm).activated(), x.dtype, channels_last)
 
-    def bn_act_bwd_reduce(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-    ) -> tuple[Tensor, Tensor]:
-        normalised = Normalised(x, mean, invstd, weight, bias, residual)
-        g = activation_gradient(dz.to(mean.dtype), normalised.v, activation, alpha)
-        return _sums(g), _sums(g * normalised.centred) * invstd
+    def bn_act_bwd_reduce(self, dz: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+        normalised = Normalised(x, norm)
+        g = normalised.gradient(dz)
+        return _sums(g), _sums(g * normalised.centred) * norm.invstd
 
     def bn_act_bwd(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        dbias: Tensor | None,
-        dweight: Tensor | None,
-        count: int,
-        activation: int,
-        alpha: float,
-        with_residual: bool,
-        channels_last: bool,
+        self, dz: Tensor, x: Tensor, norm: Norm, sums: NormSums, with_residual: bool, channels_last: bool
     ) -> tuple[Tensor, Tensor]:
-        normalised = Normalised(x, mean, invstd, weight, bias, residual)
-        g = activation_gradient(dz.to(mean.dtype), normalised.v, activation, alpha)
-        share = g
+        normalised = Normalised(x, norm)
+        share = g = normalised.gradient(dz)
+        dbias, dweight, count = sums
         if dbias is not None and dweight is not None and count != 0:
             hat = normalised.centred * normalised.invstd
             share = g - _over_channels(dbias, x) / count - hat * _over_channels(dweight, x) / count

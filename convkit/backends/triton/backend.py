@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convkit.backends.base import RAW_OPS, Backend
+from convkit.backends.base import RAW_OPS, Backend, Norm, NormSums
 from convkit.backends.triton import machine, tiles
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
@@ -76,7 +76,7 @@ class Triton(Backend):
 
     @property
     def _ops(self) -> Any:
-        """Where the operations without a spec are called, whose arguments are the same in both."""
+        """Where the operations are called whose arguments are the same in both: those without a spec or norm."""
         return self._graph if _compiling() else self._run
 
     def conv_fprop(
@@ -219,53 +219,19 @@ class Triton(Backend):
     def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._ops.bn_stats(x)
 
-    def bn_act(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-        channels_last: bool,
-    ) -> Tensor:
-        alpha = alpha if activation else 0.0
-        return self._ops.bn_act(x, mean, invstd, weight, bias, residual, activation, alpha, channels_last)
+    def bn_act(self, x: Tensor, norm: Norm, channels_last: bool) -> Tensor:
+        if _compiling():
+            return self._graph.bn_act(x, *norm.tensors, *norm.form, channels_last)
+        return self._run.bn_act(x, norm, channels_last)
 
-    def bn_act_bwd_reduce(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        alpha: float,
-    ) -> tuple[Tensor, Tensor]:
-        alpha = alpha if activation else 0.0
-        return self._ops.bn_act_bwd_reduce(dz, x, mean, invstd, weight, bias, residual, activation, alpha)
+    def bn_act_bwd_reduce(self, dz: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+        if _compiling():
+            return self._graph.bn_act_bwd_reduce(dz, x, *norm.tensors, *norm.form)
+        return self._run.bn_act_bwd_reduce(dz, x, norm)
 
     def bn_act_bwd(
-        self,
-        dz: Tensor,
-        x: Tensor,
-        mean: Tensor,
-        invstd: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        dbias: Tensor | None,
-        dweight: Tensor | None,
-        count: int,
-        activation: int,
-        alpha: float,
-        with_residual: bool,
-        channels_last: bool,
+        self, dz: Tensor, x: Tensor, norm: Norm, sums: NormSums, with_residual: bool, channels_last: bool
     ) -> tuple[Tensor, Tensor]:
-        norm = (dz, x, mean, invstd, weight, bias, residual)
-        act = (activation, alpha if activation else 0.0)
-        return self._ops.bn_act_bwd(*norm, dbias, dweight, count, *act, with_residual, channels_last)
+        if _compiling():
+            return self._graph.bn_act_bwd(dz, x, *norm.tensors, *sums, *norm.form, with_residual, channels_last)
+        return self._run.bn_act_bwd(dz, x, norm, sums, with_residual, channels_last)

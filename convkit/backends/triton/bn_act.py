@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from convkit.backends.base import Norm, NormSums
 from convkit.backends.triton.epilogue import activate, activation_gradient
 from convkit.backends.triton.launch import dense, each_element, index_type, launch, spatial, strides
 from convkit.backends.triton.sums import channel_block, ordered_sum, over_channels, split_positions
@@ -188,40 +189,22 @@ def bn_act_bwd_kernel(
         tl.store(dresidual + i, narrow(g, dx.dtype.element_ty), mask=inside)
 
 
-def _operands(
-    x: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    alpha: float,
-) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+def _operands(x: Tensor, norm: Norm) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     """What every kernel here begins with, with a stand-in for what is not there; and its constants."""
-    meta: dict[str, Any] = {"WEIGHT": weight is not None, "BIAS": bias is not None, "RESIDUAL": residual is not None}
-    meta.update(ACTIVATION=activation, ALPHA=float(alpha) if activation else 0.0)
+    mean, invstd, weight, bias, residual = norm.tensors
+    activation, alpha = norm.form
+    meta = {"WEIGHT": weight is not None, "BIAS": bias is not None, "RESIDUAL": residual is not None}
     optional = (mean if weight is None else weight, mean if bias is None else bias, x if residual is None else residual)
-    return (x, mean, invstd, *optional), meta
+    return (x, mean, invstd, *optional), {**meta, "ACTIVATION": activation, "ALPHA": float(alpha)}
 
 
-def bn_act(
-    x: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    alpha: float,
-    channels_last: bool,
-) -> Tensor:
+def bn_act(x: Tensor, norm: Norm, channels_last: bool) -> Tensor:
     z = dense(x, tuple(x.shape), channels_last)
-    operands, meta = _operands(x, mean, invstd, weight, bias, residual, activation, alpha)
+    operands, meta = _operands(x, norm)
     each_element(
         bn_act_kernel,
         z,
-        (x, residual, z),
+        (x, norm.residual, z),
         *(*operands, z, z.numel(), x.shape[1], spatial(tuple(x.shape[2:])), strides(x), strides(operands[-1])),
         CHANNELS_LAST=channels_last,
         **meta,
@@ -229,22 +212,12 @@ def bn_act(
     return z
 
 
-def bn_act_bwd_reduce(
-    dz: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    alpha: float,
-) -> tuple[Tensor, Tensor]:
-    sums = mean.new_zeros((2, x.shape[1]))
+def bn_act_bwd_reduce(dz: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    sums = norm.mean.new_zeros((2, x.shape[1]))
     if x.numel() > 0:
-        operands, meta = _operands(x, mean, invstd, weight, bias, residual, activation, alpha)
+        operands, meta = _operands(x, norm)
         plan = over_channels(x)
-        partial = mean.new_empty((plan.splits, 2, x.shape[1]))
+        partial = norm.mean.new_empty((plan.splits, 2, x.shape[1]))
         launch(
             bn_act_bwd_reduce_kernel,
             plan.programs,
@@ -253,7 +226,7 @@ def bn_act_bwd_reduce(
             *(strides(x), strides(operands[-1]), strides(dz)),
             CHANNELS=plan.channels,
             BLOCK=plan.block,
-            INDEX=index_type(x, residual, dz),
+            INDEX=index_type(x, norm.residual, dz),
             **meta,
         )
         ordered_sum(partial, sums)
@@ -262,30 +235,19 @@ def bn_act_bwd_reduce(
 
 
 def bn_act_bwd(
-    dz: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    dbias: Tensor | None,
-    dweight: Tensor | None,
-    count: int,
-    activation: int,
-    alpha: float,
-    with_residual: bool,
-    channels_last: bool,
+    dz: Tensor, x: Tensor, norm: Norm, sums: NormSums, with_residual: bool, channels_last: bool
 ) -> tuple[Tensor, Tensor]:
     dx = dense(x, tuple(x.shape), channels_last)
     dresidual = dense(x, (x.shape[0] if with_residual else 0, *x.shape[1:]), channels_last)
-    operands, meta = _operands(x, mean, invstd, weight, bias, residual, activation, alpha)
+    operands, meta = _operands(x, norm)
+    dbias, dweight, count = sums
     known = dbias is not None and dweight is not None and count != 0
+    sum_operands = (norm.mean if dbias is None else dbias, norm.mean if dweight is None else dweight)
     each_element(
         bn_act_bwd_kernel,
         dx,
-        (x, residual, dz, dx),
-        *(*operands, dz, mean if dbias is None else dbias, mean if dweight is None else dweight, dx, dresidual),
+        (x, norm.residual, dz, dx),
+        *(*operands, dz, *sum_operands, dx, dresidual),
         *(dx.numel(), x.shape[1], count, spatial(tuple(x.shape[2:]))),
         *(strides(x), strides(operands[-1]), strides(dz)),
         STATISTICS=known,

@@ -13,6 +13,7 @@ from typing import Any
 from torch import library
 
 from convkit.backends import fake
+from convkit.backends.base import bundled
 from convkit.backends.triton import operations
 from convkit.problem import ConvSpec, PoolSpec
 
@@ -35,7 +36,7 @@ def _pool(packed: Sequence[int]) -> dict[str, Any]:
 
 
 def _unpacked(op: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
-    """The operator's kernel: the backend's function, told its spec by name."""
+    """The operator's kernel: the backend's function, told its spec or norm by name."""
 
     def kernel(*args: Any) -> Any:
         named = dict(zip(names, args))
@@ -46,7 +47,7 @@ def _unpacked(op: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., A
         for name, value in named.items():
             if isinstance(value, list):
                 named[name] = tuple(value)
-        return op(**named)
+        return op(**bundled(named))
 
     return kernel
 
