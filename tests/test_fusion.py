@@ -40,7 +40,7 @@ def transformers_model(name: str, **settings: Any) -> Callable[[], nn.Module]:
 
 
 SMALL = {"depths": [2, 1], "hidden_sizes": [4, 8], "embedding_size": 4}
-# The model, its input, and how many of its batch norms are fused and left.
+# The model, its input, and how many of its patterns are fused, and of its batch norms left.
 ZOO: dict[str, tuple[Callable[[], nn.Module], Tensor, int, int]] = {
     "residual": (residual_network, images(2, 3, 12, 12), 8, 0),
     "u-net": (UNet, images(2, 3, 8, 8), 4, 0),
@@ -51,7 +51,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Tensor, int, int]] = {
     "branching": (Branching, images(3, 3, 9), 3, 1),
     "resnet": (transformers_model("ResNet", layer_type="basic", **SMALL), images(2, 3, 32, 32), 8, 0),
     "bottleneck": (transformers_model("ResNet", layer_type="bottleneck", **SMALL), images(2, 3, 32, 32), 11, 0),
-    "regnet": (transformers_model("RegNet", groups_width=4, **SMALL), images(2, 3, 32, 32), 12, 0),
+    "regnet": (transformers_model("RegNet", groups_width=4, **SMALL), images(2, 3, 32, 32), 18, 0),
     "mobilenet 1": (transformers_model("MobileNetV1", depth_multiplier=0.25), images(2, 3, 32, 32), 27, 0),
     "mobilenet 2": (transformers_model("MobileNetV2", depth_multiplier=0.25), images(2, 3, 32, 32), 52, 0),
     "convnext": (

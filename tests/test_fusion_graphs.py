@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import convkit
+from convkit import backends
+from convkit.problem import ACTIVATIONS
 from tests.networks import compare, images
 
 
@@ -51,6 +56,19 @@ FORWARDS: dict[str, tuple[Callable[..., Tensor], list[str]]] = {
         lambda m, x: m.silu(m.bn3(m.up(y := first(m, x))) + y.repeat(1, 2, 2, 2)[:, :6]),
         ["Conv2d, BatchNorm2d, relu", "ConvTranspose2d, BatchNorm2d, add, silu"],
     ),
+    "an activation without a norm": (
+        lambda m, x: F.leaky_relu(m.up(m.silu(m.conv2(first(m, x)))), 0.1, inplace=True),
+        ["Conv2d, BatchNorm2d, relu", "Conv2d, silu", "ConvTranspose2d, leaky_relu"],
+    ),
+    "an addition without a norm": (
+        lambda m, x: m.relu(m.conv2(y := first(m, x)) + y) * 2,
+        ["Conv2d, BatchNorm2d, relu", "Conv2d, add, relu"],
+    ),
+    "a size and a mean added without a norm": (
+        lambda m, x: (m.conv1(x) + x.shape[0]).sigmoid() + m.conv2(x.mean().expand(2, 4, 6, 6) + 0).add(x.mean()),
+        ["Conv2d, add, sigmoid", "Conv2d, add"],
+    ),
+    "no batch": (lambda m, x: m.silu(m.conv1(x[0])), ["Conv2d, silu"]),
 }
 
 
@@ -62,3 +80,94 @@ def test_what_is_around_a_pattern(case: str) -> None:
     twin = copy.deepcopy(model)
     assert [r.layer for r in convkit.fuse(model).fused] == parts
     compare(model, twin, images(2, 3, 6, 6))
+
+
+class Untraced(Layers):
+    """The same without a graph: the text of forward is what shows the patterns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError("a tensor")
+        x = F.gelu(self.conv1(x))
+        y = x
+        x = self.conv2(x)
+        x = x + y
+        x = self.silu(x)
+        x = self.up(x)
+        return x * 2
+
+
+MODELS: dict[str, tuple[type[Layers], Callable[..., Tensor]]] = {
+    "traced": (Layers, lambda m, x: m.up(m.silu(m.conv2(y := F.gelu(m.conv1(x))) + y)) * 2),
+    "untraced": (Untraced, lambda m, x: x),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_convolutions_without_norms_are_one_kernel_where_gradients_are_disabled(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls, body = MODELS[case]
+    model = cls(body).double()
+    twin = copy.deepcopy(model)
+    report = convkit.fuse(model)
+    assert [(r.name, r.layer) for r in report.fused] == [("conv1", "Conv2d, gelu"), ("conv2", "Conv2d, add, silu")]
+    assert {r.reason for r in report.fused} == {"one kernel where gradients are disabled, else its layers"}
+    calls: list[tuple[int, bool]] = []
+    native = type(backends.get("native"))
+    plain = native.conv_fprop
+
+    def fprop(self: Any, x: Any, w: Any, bias: Any, scale: Any, residual: Any, spec: Any, *rest: Any) -> Tensor:
+        calls.append((spec.activation, residual is not None))
+        return plain(self, x, w, bias, scale, residual, spec, *rest)
+
+    monkeypatch.setattr(native, "conv_fprop", fprop)
+    compare(model, twin, images(2, 3, 6, 6))
+    numbers = [(ACTIVATIONS.index("gelu"), False), (ACTIVATIONS.index("silu"), True)]
+    assert calls == numbers  # in compare's call without gradients, and in no other
+    assert [r.name for r in convkit.unfuse(model)] == ["conv1", "conv2"]
+    assert "forward" not in vars(model)
+
+
+def test_derivatives_without_reverse_mode_are_those_of_the_layers() -> None:
+    model = Layers(lambda m, x: m.silu(m.conv1(x))).double()
+    twin = copy.deepcopy(model)
+    convkit.fuse(model)
+    x = images(2, 3, 6, 6).double()
+    with torch.no_grad():
+        results = [torch.func.jvp(m, (x,), (x.cos(),)) for m in (model, twin)]
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_numbers_that_kernels_have_no_activation_for() -> None:
+    model = Layers(lambda m, x: torch.tanh(m.conv1(x))).to(torch.complex128)
+    twin = copy.deepcopy(model)
+    assert convkit.fuse(model).fused
+    x = torch.complex(images(2, 3, 6, 6).double(), images(2, 3, 6, 6).double())
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), twin(x))
+
+
+class Subclass(nn.Conv2d):
+    pass
+
+
+LEFT: dict[str, tuple[Callable[[Layers], Any], str]] = {
+    "hook": (lambda m: m.conv1.register_forward_hook(lambda *a: None), "the Conv2d has hooks"),
+    "subclass": (lambda m: setattr(m, "conv1", Subclass(3, 4, 3, padding=1)), "Subclass is a subclass"),
+    "parametrized": (lambda m: parametrizations.weight_norm(m.conv1), "the Conv2d is parametrized"),
+    "shared": (lambda m: setattr(m, "up", m.conv1), "shared, or used more than once"),
+    "replaced forward": (lambda m: setattr(m.conv1, "forward", m.conv1.forward), "was replaced on the object"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+@pytest.mark.parametrize("cls", [Layers, Untraced])
+def test_convolutions_without_norms_that_do_more_are_left(cls: type[Layers], case: str) -> None:
+    change, reason = LEFT[case]
+    model = cls(lambda m, x: m.silu(m.conv1(x)))
+    change(model)
+    report = convkit.fuse(model)
+    assert [r.name for r in report.left if reason in r.reason] == ["conv1"], report
+    assert "conv1" not in [r.name for r in report.fused]

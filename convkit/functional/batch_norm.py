@@ -17,7 +17,7 @@ from convkit.autograd.function import differentiable
 from convkit.autograd.fused import convolved, convolved_with_statistics, in_one_kernel, normalised, problem
 from convkit.backends.base import Norm
 from convkit.functional.convolution import Prepared
-from convkit.functional.fused import result_size
+from convkit.functional.fused import fits, result_size
 from convkit.problem import ConvSpec
 
 Operands = tuple[Tensor, Tensor, Tensor | None, tuple[int, ...] | None]
@@ -53,7 +53,7 @@ def conv_bn_act(
     x, weight, bias, plan = prepared
     size = result_size(x, weight, plan, transposed)
     _check(bn, size, x)
-    if residual is not None and not _fits(residual, size, x.dtype):
+    if residual is not None and not fits(residual, size, x.dtype):
         return activate(conv_bn_act(prepared, transposed, bn, None, (0, 0.0), backend) + residual, *activation)
     spec, output_size = plan.spec, plan.output_size if transposed else None
     operands = x, weight, bias, output_size
@@ -67,11 +67,6 @@ def conv_bn_act(
         return normalised(convolved(p), norm, Statistics(bn.eps, batch=False), p.norm_backend)
     p = problem(*operands, spec._replace(activation=activation[0], alpha=activation[1]), backend=backend)
     return in_one_kernel(p, *_folded(bn, bias, x), residual)
-
-
-def _fits(residual: Any, size: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether what is added is as the result; in a model's code it may be a number too."""
-    return isinstance(residual, Tensor) and tuple(residual.shape) == tuple(size) and residual.dtype is dtype
 
 
 def _train(

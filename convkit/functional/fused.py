@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from convkit.autograd.activations import activate
 from convkit.autograd.fused import problem, scaled
 from convkit.functional.convolution import Prepared, autocast, prepare_conv, prepare_conv_transpose
 from convkit.functional.dimensions import public
@@ -111,6 +113,27 @@ def _run(
     spec = plan.spec._replace(activation=number, alpha=alpha)
     y = scaled(problem(x, weight, bias, output_size, spec, backend=backend), scale, residual)
     return y if plan.batched else y.squeeze(0)
+
+
+def conv_act(
+    prepared: Prepared,
+    transposed: bool,
+    residual: Any,
+    activation: tuple[int, float],
+    backend: str | None,
+) -> Tensor:
+    """activation(conv + residual) of a batched input; a residual that does not fit is added as PyTorch adds."""
+    x, weight, bias, plan = prepared
+    if residual is not None and not fits(residual, result_size(x, weight, plan, transposed), x.dtype):
+        return activate(conv_act(prepared, transposed, None, (0, 0.0), backend) + residual, *activation)
+    spec = plan.spec._replace(activation=activation[0], alpha=activation[1])
+    output_size = plan.output_size if transposed else None
+    return scaled(problem(x, weight, bias, output_size, spec, backend=backend), None, residual)
+
+
+def fits(residual: Any, size: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether what is added is as the result; in a model's code it may be a number too."""
+    return isinstance(residual, Tensor) and tuple(residual.shape) == tuple(size) and residual.dtype is dtype
 
 
 def result_size(x: Tensor, weight: Tensor, plan: ConvPlan, transposed: bool) -> tuple[int, ...]:

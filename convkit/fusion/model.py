@@ -16,15 +16,17 @@ from convkit.conversion import ConversionReport, LayerReport
 from convkit.fusion.patterns import Pattern, Search
 from convkit.fusion.source import rewrite
 from convkit.fusion.tracing import Untraceable, is_leaf, trace
-from convkit.fusion.units import FusedForward, Unit, ends_module, fused_chains, give_forward, is_fused, restore
-from convkit.nn.fused import FusedLayer
+from convkit.fusion.units import Chain, FusedForward, Unit, ends_module, fused_chains, give_forward, is_fused, restore
+from convkit.nn.fused import CONVOLUTIONS, FusedLayer
 from convkit.problem import ACTIVATIONS
 
 Norm = torch.nn.modules.batchnorm._BatchNorm
+LAYERS = (Norm, *CONVOLUTIONS)
+WITHOUT_NORM = "one kernel where gradients are disabled, else its layers"
 
 
 class FusionReport(ConversionReport):
-    """One row per batch norm, in the model's order: whether it was fused, with what, or why not."""
+    """One row per pattern and per batch norm, in the model's order: whether it was fused, with what, or why not."""
 
     kept_word = "left"
 
@@ -35,7 +37,7 @@ class FusionReport(ConversionReport):
 
     @property
     def left(self) -> list[LayerReport]:
-        """The batch norms that stay on their own, with the reason."""
+        """The batch norms, and convolutions before an activation, that stay on their own, with the reason."""
         return self.kept
 
 
@@ -44,6 +46,8 @@ def fuse(model: nn.Module) -> FusionReport:
 
     In training the statistics come out of the convolution, backward recomputes what it needs, and less memory is
     kept; in evaluation without gradients a pattern is one kernel. Each call follows the mode that the model is in.
+    A convolution with an addition or activation, but no norm, is one kernel where gradients are disabled, and runs
+    as its layers elsewhere.
     Results change by rounding only. Modules, parameters, buffers, names, hooks, optimizers and state_dict stay what
     they are: a module that holds a pattern gets another forward. Patterns are found by torch.fx where a module
     traces, and by the text of its forward (attributes called one after the other) where it does not.
@@ -67,8 +71,8 @@ def unfuse(model: nn.Module) -> FusionReport:
     names = {m: name for name, m in model.named_modules()}
     rows = [
         LayerReport(
-            _joined(names, chain.conv, chain.bn),
-            _parts(chain.conv, chain.bn, False, chain.activation),
+            _joined(names, chain),
+            _parts(chain, False),
             True,
             "as before its fusion",
         )
@@ -86,17 +90,17 @@ class _Walk:
         self._names = {m: name for name, m in model.named_modules()}
         places = Counter(m for _, m in model.named_modules(remove_duplicate=False))
         self._shared = frozenset(m for m, n in places.items() if n > 1)
-        self._fused: dict[nn.Module, tuple[str, str]] = {}
+        self._fused: dict[nn.Module, tuple[str, str, bool]] = {}
         self._reasons: dict[nn.Module, str] = {}
         self._seen: set[nn.Module] = set()
         for module in model.modules():
             if is_fused(module):
                 for chain in fused_chains(module):
-                    self._reasons[chain.bn] = "already fused"
+                    self._reasons[chain.layer] = "already fused"
 
     def visit(self, module: nn.Module) -> list[Unit]:
         """Fuses what lies inside ``module``; the units that wait for what is around it."""
-        if module in self._seen or not any(isinstance(m, Norm) for m in module.modules()):
+        if module in self._seen or not any(isinstance(m, LAYERS) for m in module.modules()):
             return []
         self._seen.add(module)
         if isinstance(module, torch.jit.ScriptModule) or is_fused(module):
@@ -111,18 +115,18 @@ class _Walk:
                 self.install(inner)
             self._rewrite_source(module)
             return []
-        covered = {p.bn for inner in waiting for p in inner.patterns}
-        if any(_spans(p) or p.bn not in covered for p in unit.patterns):
-            inside = {p.bn for p in unit.patterns}
+        covered = {p.layer for inner in waiting for p in inner.patterns}
+        if any(_spans(p) or p.layer not in covered for p in unit.patterns):
+            inside = {p.layer for p in unit.patterns}
             for inner in waiting:  # what the new forward does not contain
-                if not inside.intersection(p.bn for p in inner.patterns):
+                if not inside.intersection(p.layer for p in inner.patterns):
                     self.install(inner)
             if unit.open:
                 return [unit]
             self.install(unit)
             return []
-        ends = {p.bn for p in unit.patterns if ends_module(p)}
-        still = [inner for inner in waiting if ends.intersection(p.bn for p in inner.patterns)]
+        ends = {p.layer for p in unit.patterns if ends_module(p)}
+        still = [inner for inner in waiting if ends.intersection(p.layer for p in inner.patterns)]
         for inner in waiting:
             if inner not in still:
                 self.install(inner)
@@ -140,14 +144,14 @@ class _Walk:
             if traced.unfit:  # as DenseNet's layers, which are called with lists
                 for inner in traced.unfit:
                     for chain in restore(inner):
-                        self._fused.pop(chain.bn, None)
+                        self._fused.pop(chain.layer, None)
                 return self._unit(module)
             searches = dict.fromkeys((True, False), Search(traced.graphs[True], module, self._shared))
             if traced.by_mode:
                 searches[False] = Search(traced.graphs[False], module, self._shared)
             for left in searches[module.training].left:
-                if left.bn not in self._reasons or not left.outside:
-                    self._reasons[left.bn] = left.reason
+                if left.layer not in self._reasons or not left.outside:
+                    self._reasons[left.layer] = left.reason
             return Unit(module, traced, searches)
         for inner in module.modules():
             if isinstance(inner, Norm):
@@ -160,28 +164,27 @@ class _Walk:
             return
         found = rewrite(module, self._shared)
         self._reasons.update(found.reasons)
-        if found.forward is not None:
-            program = found.forward
-            forward = FusedForward(module, None, {True: program, False: program})
-            give_forward(module, forward, [chain for chain, _ in found.chains])
-            for chain, with_addition in found.chains:
-                self._note(chain.conv, chain.bn, with_addition, chain.activation)
+        if found.patterns:
+            programs = {(mode, gradients): code for mode in (True, False) for gradients, code in found.codes.items()}
+            give_forward(module, FusedForward(module, None, programs), found.chains)
+            for chain, with_addition in found.patterns:
+                self._note(chain, with_addition)
 
     def install(self, unit: Unit) -> None:
         for p in unit.patterns:
-            self._note(p.conv, p.bn, p.addition is not None, p.activation)
+            self._note(Chain(*p[2:6]), p.addition is not None)
         unit.install()
 
-    def _note(self, conv: nn.Module, bn: nn.Module, addition: bool, activation: tuple[int, float]) -> None:
-        self._fused[bn] = _joined(self._names, conv, bn), _parts(conv, bn, addition, activation)
+    def _note(self, chain: Chain, addition: bool) -> None:
+        self._fused[chain.layer] = _joined(self._names, chain), _parts(chain, addition), chain.bn is None
 
     def report(self) -> FusionReport:
         rows = []
         for name, module in self._model.named_modules():
             if module in self._fused:
-                names, parts = self._fused[module]
-                rows.append(LayerReport(names, parts, True, "one operation"))
-            elif isinstance(module, Norm):
+                names, parts, alone = self._fused[module]
+                rows.append(LayerReport(names, parts, True, WITHOUT_NORM if alone else "one operation"))
+            elif isinstance(module, Norm) or module in self._reasons:
                 reason = self._reasons.get(module, "nothing calls it where it was looked for")
                 rows.append(LayerReport(name, type(module).__name__, False, reason))
         return FusionReport("fused", rows)
@@ -193,13 +196,17 @@ def _spans(pattern: Pattern) -> bool:
     return any(scope[0] != scopes[0][0] for scope in scopes) or scopes[0][0] == ""
 
 
-def _joined(names: dict[nn.Module, str], conv: nn.Module, bn: nn.Module) -> str:
-    """Both names, without what they have in common: layer1.0.conv1, bn1."""
-    first, second = names[conv], names[bn]
+def _joined(names: dict[nn.Module, str], chain: Chain) -> str:
+    """The names of both layers, without what they have in common: layer1.0.conv1, bn1."""
+    first = names[chain.conv]
+    if chain.bn is None:
+        return first
+    second = names[chain.bn]
     around = second.rpartition(".")[0]
     return f"{first}, {second.rpartition('.')[2] if first.rpartition('.')[0] == around else second}"
 
 
-def _parts(conv: nn.Module, bn: nn.Module, addition: bool, activation: tuple[int, float]) -> str:
-    parts = [type(conv).__name__, type(bn).__name__, *(["add"] if addition else [])]
-    return ", ".join([*parts, *([ACTIVATIONS[activation[0]]] if activation[0] else [])])
+def _parts(chain: Chain, addition: bool) -> str:
+    parts = [type(chain.conv).__name__, *([] if chain.bn is None else [type(chain.bn).__name__])]
+    parts += ["add"] if addition else []
+    return ", ".join([*parts, *([ACTIVATIONS[chain.activation[0]]] if chain.activation[0] else [])])

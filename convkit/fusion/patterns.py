@@ -1,4 +1,4 @@
-"""Which nodes of a graph one operation can compute: convolution, batch norm, perhaps an addition and an activation."""
+"""Which nodes of a graph one operation can compute: convolution, batch norm, addition, activation; some may lack."""
 
 from __future__ import annotations
 
@@ -50,9 +50,14 @@ class Pattern(NamedTuple):
     nodes: list[fx.Node]  # the first is the convolution's, the last gives the result
     addition: fx.Node | None  # one of them
     conv: nn.Module
-    bn: nn.Module
+    bn: nn.Module | None
     act: nn.Module | None  # where the activation is a module
     activation: tuple[int, float]
+
+    @property
+    def layer(self) -> nn.Module:
+        """By which a pattern is known: its norm, where it has one."""
+        return self.conv if self.bn is None else self.bn
 
     @property
     def residual(self) -> Any:
@@ -69,9 +74,9 @@ class Pattern(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A batch norm that stays on its own."""
+    """A batch norm, or a convolution before an activation, that stays on its own."""
 
-    bn: nn.Module
+    layer: nn.Module
     reason: str
     outside: bool = False  # what stands before it was not seen
 
@@ -88,48 +93,58 @@ class Search:
         self._taken: set[fx.Node] = set()
         self.patterns: list[Pattern] = []
         self.left: list[Left] = []
-        for node in self._order:
-            bn = self._module(node)
-            if isinstance(bn, nn.modules.batchnorm._BatchNorm):
-                found = self._pattern(node, bn)
+        for find in (self._with_norm, self._without_norm):
+            for node in self._order:
+                found = find(node, self._module(node))
                 if isinstance(found, Pattern):
                     self.patterns.append(found)
                     self._taken.update(found.nodes)
-                else:
+                elif found is not None:
                     self.left.append(found)
 
     def _module(self, node: Any) -> Any:
         return self._modules.get(node.target) if isinstance(node, fx.Node) and node.op == "call_module" else None
 
-    def _pattern(self, node: fx.Node, bn: nn.Module) -> Pattern | Left:
+    def _with_norm(self, node: fx.Node, bn: Any) -> Pattern | Left | None:
+        if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
+            return None
         source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
         conv = self._module(source)
-        if isinstance(conv, nn.Module) and isinstance(conv, tuple(CONVOLUTIONS)) and parametrize.is_parametrized(conv):
-            return Left(bn, f"the {type(conv).__bases__[0].__name__} is parametrized")
-        if not isinstance(source, fx.Node) or type(conv) not in CONVOLUTIONS:
+        if not isinstance(source, fx.Node) or not isinstance(conv, tuple(CONVOLUTIONS)):
             outside = isinstance(source, fx.Node) and source.op in ("placeholder", "call_module")
             return Left(bn, _no_convolution(conv), outside)
-        if (reason := self._refusal(source, conv, bn)) is not None:
-            return Left(bn, reason)
-        nodes = [source, node]
-        addition = self._only_user(node)
-        if addition is not None and self._adds(addition, node, source):
+        if len(source.users) != 1:
+            return Left(bn, "the convolution's result is used elsewhere too")
+        return self._followed([source, node], conv, bn)
+
+    def _without_norm(self, node: fx.Node, conv: Any) -> Pattern | Left | None:
+        if not isinstance(conv, tuple(CONVOLUTIONS)) or node in self._taken:
+            return None
+        return self._followed([node], conv, None)
+
+    def _followed(self, nodes: list[fx.Node], conv: Any, bn: Any) -> Pattern | Left | None:
+        """What starts with ``nodes``, and the addition and activation behind them."""
+        first, last = nodes[0], nodes[-1]
+        addition = self._only_user(last)
+        if addition is not None and self._adds(addition, last, first):
             nodes.append(addition)
         else:
             addition = None
-        last = self._only_user(nodes[-1])
         act, activation = None, (0, 0.0)
-        if last is not None and (known := self._activation(last, nodes[-1])) is not None:
-            nodes.append(last)
-            act, activation = self._module(last), known
+        user = self._only_user(nodes[-1])
+        if user is not None and (known := self._activation(user, nodes[-1])) is not None:
+            nodes.append(user)
+            act, activation = self._module(user), known
+        if bn is None and len(nodes) == 1:
+            return None
+        if (reason := self._refusal(first, conv, bn)) is not None:
+            return Left(conv if bn is None else bn, reason)
         if self._written_between(nodes):
-            return Left(bn, "something else is computed in place between its parts")
+            return Left(conv if bn is None else bn, "something else is computed in place between its parts")
         return Pattern(nodes, addition, conv, bn, act, activation)
 
     def _refusal(self, source: fx.Node, conv: Any, bn: Any) -> str | None:
-        """Why a convolution and the norm behind it stay apart."""
-        if len(source.users) != 1:
-            return "the convolution's result is used elsewhere too"
+        """Why a convolution and what follows it stay apart."""
         if len(source.args) != 1 or source.kwargs:
             return "the convolution is given more than its input"
         if (reason := module_refusal(conv, bn, self._root.training)) is not None:
@@ -200,26 +215,34 @@ class Search:
 
 
 def _no_convolution(before: nn.Module | None) -> str:
-    if before is not None and isinstance(before, tuple(CONVOLUTIONS)):
-        return f"{type(before).__name__} is a subclass, whose forward may do something else"
-    return "no convolution before it"
+    if before is None or not isinstance(before, tuple(CONVOLUTIONS)):
+        return "no convolution before it"
+    if parametrize.is_parametrized(before):
+        return f"the {type(before).__bases__[0].__name__} is parametrized"
+    return f"{type(before).__name__} is a subclass, whose forward may do something else"
 
 
 def module_refusal(conv: Any, bn: Any, training: bool) -> str | None:
-    """Why two modules, though one follows the other, stay apart; ``training``: the mode of the module around them."""
-    if type(bn) not in NORMS:
-        return f"{type(bn).__name__} is not torch.nn's own batch norm"
+    """Why modules that follow each other stay apart; ``training``: the mode of the module around them.
+
+    ``bn`` is None where a convolution without a norm is activated, whatever the mode.
+    """
     if type(conv) not in CONVOLUTIONS:
         return _no_convolution(conv)
-    if CONVOLUTIONS[type(conv)] != NORMS[type(bn)]:
-        return f"{type(bn).__name__} behind {type(conv).__name__}: of different numbers of dimensions"
-    for module in (conv, bn):
+    modules = [conv]
+    if bn is not None:
+        if type(bn) not in NORMS:
+            return f"{type(bn).__name__} is not torch.nn's own batch norm"
+        if CONVOLUTIONS[type(conv)] != NORMS[type(bn)]:
+            return f"{type(bn).__name__} behind {type(conv).__name__}: of different numbers of dimensions"
+        modules.append(bn)
+    for module in modules:
         name = type(module).__name__
         if "forward" in vars(module):
             return f"the forward of the {name} was replaced on the object"
         if hooked(module):
             return f"the {name} has hooks"
-    if bn.training != training or conv.training != training:
+    if bn is not None and (bn.training != training or conv.training != training):
         return f"the batch norm is in {_mode(bn.training)} mode, what is around it in {_mode(training)} mode"
     return None
 

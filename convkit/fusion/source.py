@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from convkit.fusion.patterns import function_activation, module_activation, module_refusal
-from convkit.fusion.units import CHAINS, Chain
+from convkit.fusion.units import CHAINS, Chain, Chains
+from convkit.nn.fused import CONVOLUTIONS
 
 _RESULT = "return"
 
@@ -52,53 +53,62 @@ class _Add(NamedTuple):
 
 
 class _Chained(NamedTuple):
-    number: int
+    name: str
     residual: ast.Name | None
 
 
 class Rewritten(NamedTuple):
-    """A forward in which patterns are calls of ``chains``, and why other norms stay apart."""
+    """Forwards in which patterns are calls of ``chains``, and why other layers stay apart."""
 
-    forward: Callable[..., Any] | None
-    chains: list[tuple[Chain, bool]]  # and whether an addition is part of it
+    codes: dict[bool, Callable[..., Any] | None]  # by whether gradients are enabled; None where nothing is changed
+    chains: Chains
+    patterns: list[tuple[Chain, bool]]  # and whether an addition is part of it
     reasons: dict[nn.Module, str]
 
 
 def rewrite(module: nn.Module, shared: frozenset[nn.Module]) -> Rewritten:
-    """The forward of ``module`` with its patterns fused; without one where its text shows none."""
-    nothing = Rewritten(None, [], {})
+    """The forward of ``module`` with its patterns fused, as far as its text shows them."""
+    result = Rewritten({}, Chains(), [], {})
     function: Any = type(module).forward
     if getattr(function, "__closure__", None) or not hasattr(function, "__globals__"):
-        return nothing
+        return result
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
-        return nothing
+        return result
     definition = tree.body[0]
     if (
         not isinstance(definition, ast.FunctionDef)
         or definition.decorator_list
         or definition.args.args[0].arg != "self"
     ):
-        return nothing
-    rewriter = _Rewriter(module, function.__globals__, shared, definition)
-    rewriter.visit(definition)
-    if not rewriter.chains:
-        return Rewritten(None, [], rewriter.reasons)
-    found: dict[str, Any] = {}
-    exec(compile(ast.fix_missing_locations(tree), "<convkit.fuse>", "exec"), function.__globals__, found)
-    return Rewritten(found[definition.name], rewriter.chains, rewriter.reasons)
+        return result
+    for gradients in (True, False):
+        result.patterns.clear()
+        changed = copy.deepcopy(tree)
+        _Rewriter(module, function.__globals__, shared, definition, result, not gradients).visit(changed.body[0])
+        found: dict[str, Any] = {}
+        if result.patterns:
+            exec(compile(ast.fix_missing_locations(changed), "<convkit.fuse>", "exec"), function.__globals__, found)
+        result.codes[gradients] = found.get(definition.name)
+    return result
 
 
 class _Rewriter(ast.NodeTransformer):
     def __init__(
-        self, module: nn.Module, scope: dict[str, Any], shared: frozenset[nn.Module], definition: ast.FunctionDef
+        self,
+        module: nn.Module,
+        scope: dict[str, Any],
+        shared: frozenset[nn.Module],
+        definition: ast.FunctionDef,
+        result: Rewritten,
+        without_norm: bool,
     ) -> None:
+        """``without_norm``: whether convolutions that no norm follows are patterns too."""
         self._module, self._scope, self._shared = module, scope, shared
+        self._result, self._without_norm = result, without_norm
         called = [_own_attribute(node.func) for node in ast.walk(definition) if isinstance(node, ast.Call)]
         self._calls = Counter(called)
-        self.chains: list[tuple[Chain, bool]] = []
-        self.reasons: dict[nn.Module, str] = {}
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
@@ -201,17 +211,17 @@ class _Rewriter(ast.NodeTransformer):
         """One statement for a run, if any of it is a pattern."""
         operations: list[Any] = []
         rest = list(run.operations)
-        before = len(self.chains)
+        before = len(self._result.patterns)
         while rest:
             taken = self._pattern(rest)
             if taken:
-                number = len(self.chains) - 1
+                name = self._result.chains.name(self._result.patterns[-1][0])
                 addition = next((o for o in rest[:taken] if isinstance(o, _Add)), None)
-                operations.append(_Chained(number, addition.operand if addition else None))
+                operations.append(_Chained(name, addition.operand if addition else None))
                 rest = rest[taken:]
             else:
                 operations.append(rest.pop(0))
-        if len(self.chains) == before:
+        if len(self._result.patterns) == before:
             return None
         value = run.start
         for operation in operations:
@@ -220,33 +230,40 @@ class _Rewriter(ast.NodeTransformer):
 
     def _pattern(self, operations: list[Any]) -> int:
         """How many of the first operations are a pattern, which becomes a chain; 0 for none."""
-        if len(operations) < 2 or not all(isinstance(o, _Call) for o in operations[:2]):
+        conv, bn = (self._called(o) for o in [*operations, None][:2])
+        if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
+            bn = None
+        if not isinstance(conv, nn.Module) or (bn is None and not self._stands_alone(conv)):
             return 0
-        conv, bn = (getattr(self._module, o.name, None) for o in operations[:2])
-        if not isinstance(bn, nn.modules.batchnorm._BatchNorm) or not isinstance(conv, nn.Module):
-            return 0
-        reason = module_refusal(conv, bn, self._module.training)
-        repeated = [o.name for o in operations[:2] if self._calls[o.name] > 1]
-        if reason is None and (repeated or conv in self._shared or bn in self._shared):
-            reason = "shared, or used more than once"
-        if reason is not None:
-            self.reasons[bn] = reason
-            return 0
-        taken = 2
+        taken = layers = 1 if bn is None else 2
         if len(operations) > taken and isinstance(operations[taken], _Add):
             taken += 1
         act, form = None, (0, 0.0)
         if len(operations) > taken:
             following = operations[taken]
-            if isinstance(following, _Activation):
-                form, taken = following.form, taken + 1
-            elif isinstance(following, _Call):
-                module = getattr(self._module, following.name, None)
-                known = module_activation(module)
-                if known is not None:
-                    act, form, taken = module, known, taken + 1
-        self.chains.append((Chain(conv, bn, act, form), any(isinstance(o, _Add) for o in operations[:taken])))
+            module = self._called(following)
+            known = following.form if isinstance(following, _Activation) else module_activation(module)
+            if known is not None:
+                act, form, taken = module, known, taken + 1
+        if bn is None and taken == 1:
+            return 0
+        chain = Chain(conv, bn, act, form)
+        reason = module_refusal(conv, bn, self._module.training)
+        repeated = [o.name for o in operations[:layers] if self._calls[o.name] > 1]
+        if reason is None and (repeated or conv in self._shared or bn in self._shared):
+            reason = "shared, or used more than once"
+        if reason is not None:
+            self._result.reasons[chain.layer] = reason
+            return 0
+        self._result.patterns.append((chain, any(isinstance(o, _Add) for o in operations[:taken])))
         return taken
+
+    def _called(self, operation: Any) -> Any:
+        """The attribute that an operation calls, if it does."""
+        return getattr(self._module, operation.name, None) if isinstance(operation, _Call) else None
+
+    def _stands_alone(self, conv: nn.Module) -> bool:
+        return self._without_norm and isinstance(conv, tuple(CONVOLUTIONS))
 
 
 def _own_attribute(node: ast.AST) -> str | None:
@@ -282,5 +299,5 @@ def _applied(operation: Any, value: ast.expr) -> ast.expr:
             return ast.BinOp(value, ast.Add(), operand)
         case _:
             chains = ast.Attribute(own, CHAINS, ast.Load())
-            function = ast.Attribute(chains, f"c{operation.number}", ast.Load())
+            function = ast.Attribute(chains, operation.name, ast.Load())
             return ast.Call(function, [value, *([operation.residual] if operation.residual else [])], [])

@@ -17,36 +17,61 @@ from torch import Tensor, fx, nn
 
 from convkit.fusion.patterns import Pattern, Search, module_activation
 from convkit.fusion.tracing import Trace, required
-from convkit.nn.fused import conv_norm_act, hooked, watched
+from convkit.nn.fused import conv_act, conv_norm_act, hooked, watched
 
 #: The instance attributes of a fused module.
 FORWARD, CHAINS = "forward", "_convkit_chains"
 
 
 class Chain:
-    """Calls a convolution, a batch norm and an activation as one operation, or one by one where hooks ask for it."""
+    """Calls layers one behind the other as one operation, or one by one where hooks ask for it."""
 
-    def __init__(self, conv: nn.Module, bn: nn.Module, act: nn.Module | None, activation: tuple[int, float]) -> None:
+    def __init__(
+        self, conv: nn.Module, bn: nn.Module | None, act: nn.Module | None, activation: tuple[int, float]
+    ) -> None:
         self.conv, self.bn, self.act, self.activation = conv, bn, act, activation
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    @property
+    def layer(self) -> nn.Module:
+        """By which it is known: its norm, where it has one."""
+        return self.conv if self.bn is None else self.bn
+
+    def __call__(self, x: Tensor, residual: Any = None) -> Tensor:
         if self.act is None:
-            return conv_norm_act(self.conv, self.bn, x, residual, self.activation)
+            return self._run(x, residual, self.activation)
         activation = None if hooked(self.act) else module_activation(self.act)
         if activation is None:
-            result: Tensor = self.act(conv_norm_act(self.conv, self.bn, x, residual, (0, 0.0)))
+            result: Tensor = self.act(self._run(x, residual, (0, 0.0)))
             return result
+        return self._run(x, residual, activation)
+
+    def _run(self, x: Tensor, residual: Any, activation: tuple[int, float]) -> Tensor:
+        if self.bn is None:
+            return conv_act(self.conv, x, residual, activation)
         return conv_norm_act(self.conv, self.bn, x, residual, activation)
 
 
 class Chains:
     """The chains of a module, as attributes c0, c1, ...: the code of a graph finds them by name."""
 
+    def name(self, chain: Chain) -> str:
+        """That of ``chain`` or of an equal one; the several codes of a forward share them."""
+        for name, known in vars(self).items():
+            if vars(known) == vars(chain):
+                return str(name)
+        name = f"c{len(vars(self))}"
+        setattr(self, name, chain)
+        return name
+
+
+#: The codes of a forward, by training mode and by whether gradients are enabled; None stands for the class's own.
+Programs = dict[tuple[bool, bool], Callable[..., Any] | None]
+
 
 class FusedForward:
     """What is called in place of a module's forward. A pickled copy calls the forward of its class."""
 
-    def __init__(self, module: nn.Module, trace: Trace | None, programs: dict[bool, Callable[..., Any]]) -> None:
+    def __init__(self, module: nn.Module, trace: Trace | None, programs: Programs) -> None:
         """Without a trace the program is the module's own code, which takes any arguments."""
         self.module, self.programs = module, programs
         self.by_mode = trace is not None and trace.by_mode
@@ -76,7 +101,7 @@ class FusedForward:
             for m, children in zip(self.inlined, self.children):
                 if tuple(m._modules.values()) != children or (self.by_mode and m.training != training):
                     return None
-        return self.programs.get(training)
+        return self.programs.get((training, torch.is_grad_enabled()))
 
     @property
     def __func__(self) -> Any:
@@ -120,27 +145,29 @@ class Unit:
 
     def install(self) -> None:
         """Gives the module its new forward."""
-        chains: list[Chain] = []
-        programs: dict[bool, Callable[..., Any]] = {}
+        chains, programs = Chains(), Programs()
         for mode, search in self._searches.items():
-            graph = self._trace.graphs[mode]
-            if mode is False and not self._trace.by_mode:
-                programs[mode] = programs[True]
-                continue
-            for pattern in search.patterns:
-                _rewrite(graph, pattern, f"{CHAINS}.c{len(chains)}")
-                chains.append(Chain(*pattern[2:6]))
-            programs[mode] = _compiled(graph)
+            if mode or self._trace.by_mode:
+                graph = self._trace.graphs[mode]
+                alone = [p for p in search.patterns if p.bn is None]
+                programs[mode, True] = _rewritten(graph, [p for p in search.patterns if p not in alone], chains)
+                programs[mode, False] = _rewritten(graph, alone, chains) or programs[mode, True]
+            else:
+                programs.update({(mode, gradients): programs[True, gradients] for gradients in (True, False)})
         give_forward(self.module, FusedForward(self.module, self._trace, programs), chains)
 
 
-def give_forward(module: nn.Module, forward: FusedForward, chains: list[Chain]) -> None:
+def give_forward(module: nn.Module, forward: FusedForward, chains: Chains) -> None:
     """Puts a forward, and the chains that its code names, on the object."""
-    named = Chains()
-    for i, chain in enumerate(chains):
-        setattr(named, f"c{i}", chain)
-    vars(module)[CHAINS] = named
+    vars(module)[CHAINS] = chains
     vars(module)[FORWARD] = forward
+
+
+def _rewritten(graph: fx.Graph, patterns: list[Pattern], chains: Chains) -> Callable[..., Any] | None:
+    """The code of a graph after ``patterns`` became calls of chains in it; None where there are none."""
+    for pattern in patterns:
+        _rewrite(graph, pattern, f"{CHAINS}.{chains.name(Chain(*pattern[2:6]))}")
+    return _compiled(graph) if patterns else None
 
 
 def _rewrite(graph: fx.Graph, pattern: Pattern, name: str) -> None:

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from convkit.autograd.activations import activate
+from convkit.autograd.function import differentiable
 from convkit.functional.batch_norm import BatchNorm, conv_bn_act
 from convkit.functional.convolution import Prepared, prepare_conv, prepare_conv_transpose
 from convkit.functional.fused import activation_number
+from convkit.functional.fused import conv_act as one_kernel
 from convkit.nn.convolution import Conv1d, Conv2d, Conv3d
 from convkit.nn.options import Options
 from convkit.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -56,10 +58,24 @@ def _is_one_of(module: torch.nn.Module, kinds: dict[type, int]) -> bool:
 
 
 def fusable(conv: Any, bn: Any, x: Tensor) -> bool:
-    """Whether calling ``conv``, then ``bn``, does what one operation can: no hooks, and a batch that is not empty."""
-    if not (_is_one_of(conv, CONVOLUTIONS) and _is_one_of(bn, NORMS)) or hooked(conv) or hooked(bn) or watched():
+    """Whether calling ``conv``, then ``bn``, does what one operation can: no hooks, and a batch that is not empty.
+
+    ``bn`` is None where nothing normalises.
+    """
+    if not _is_one_of(conv, CONVOLUTIONS) or hooked(conv) or watched():
+        return False
+    if bn is not None and (not _is_one_of(bn, NORMS) or hooked(bn)):
         return False
     return x.dim() == len(conv.kernel_size) + 2 and x.numel() > 0
+
+
+def conv_act(conv: Any, x: Tensor, residual: Any, activation: tuple[int, float]) -> Tensor:
+    """activation(conv(x) + residual): one kernel where no derivative is wanted and it can, the layers otherwise."""
+    operands = x, conv.weight, conv.bias, residual if isinstance(residual, Tensor) else None
+    if fusable(conv, None, x) and x.is_floating_point() and not differentiable(*operands):
+        return one_kernel(_prepare(conv, x), conv.transposed, residual, activation, _backend(conv))
+    y = conv(x)
+    return activate(y if residual is None else y + residual, *activation)
 
 
 def conv_norm_act(
@@ -84,7 +100,13 @@ def conv_norm_act(
     mean, var = (bn.running_mean, bn.running_var) if keeps else (None, None)
     norm = BatchNorm(mean, var, bn.weight, bn.bias, training, momentum, bn.eps, group)
     prepared = _prepare(conv, x)
-    return conv_bn_act(prepared, conv.transposed, norm, residual, activation, getattr(conv, "backend", None))
+    return conv_bn_act(prepared, conv.transposed, norm, residual, activation, _backend(conv))
+
+
+def _backend(conv: Any) -> str | None:
+    """What a layer of convkit.nn was made or converted with."""
+    name: str | None = getattr(conv, "backend", None)
+    return name
 
 
 def _prepare(conv: Any, x: Tensor) -> Prepared:
