@@ -69,5 +69,5 @@ def fractional_pooling(
     chosen, _ = select("fractional_max_pool", x, None, None, backend)
     if not (return_indices or differentiable(x)):
         return chosen.fractional_max_pool(x, samples, kernel_size, output_size, False, is_channels_last(x))[0]
-    out: tuple[Tensor, Tensor] = fractional_max_pool(x, samples, kernel_size, output_size, is_channels_last(x), chosen)
+    out = fractional_max_pool(x, samples, kernel_size, output_size, is_channels_last(x), chosen)
     return out if return_indices else out[0]

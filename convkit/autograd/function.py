@@ -15,7 +15,7 @@ takes the form for transforms, which is slower and right everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -23,6 +23,16 @@ from torch import Tensor
 from torch.autograd import Function
 
 from convkit.backends.tracing import constant_while_traced
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R", covariant=True)
+
+
+class _Computes(Protocol[_P, _R]):
+    """What a type checker sees of a :class:`Formula`: its operation takes and gives what ``forward`` does."""
+
+    @staticmethod
+    def forward(*args: _P.args, **kwargs: _P.kwargs) -> _R: ...
 
 
 class Formula:
@@ -86,8 +96,12 @@ def differentiable(*tensors: Tensor | None) -> bool:
     return transforms or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
-def operation(formula: type[Formula]) -> Callable[..., Any]:
-    """The callable of ``formula``: it takes the arguments of ``formula.forward``."""
+def operation(formula: _Computes[_P, _R]) -> Callable[_P, _R]:
+    """The callable of ``formula``, a :class:`Formula`: it takes the arguments of ``formula.forward``, by position."""
+    return _operation(cast("type[Formula]", formula))  # it is both, which no type says
+
+
+def _operation(formula: type[Formula]) -> Callable[..., Any]:
     name, count, forward, setup_context = formula.__name__, formula.tensors, formula.forward, formula.setup_context
 
     def eager_forward(ctx: Any, *args: Any) -> Any:

@@ -77,7 +77,7 @@ def convolved_with_statistics(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """y as :func:`convolved`, and the mean and biased variance of its channels; they count as constants."""
     if p.output_size is None:
         with remembering(p.x):
-            return fprop_stats(p.x, p.w, p.bias, p.spec, p.channels_last, p.backend)  # type: ignore[no-any-return]
+            return fprop_stats(p.x, p.w, p.bias, p.spec, p.channels_last, p.backend)
     y = convolved(p)
     return y, *bn_stats(y, p.norm_backend)
 
@@ -90,7 +90,7 @@ def normalised(y: Tensor, norm: Norm, statistics: Statistics, backend: Backend) 
     """
     channels_last = is_channels_last(y)
     with remembering(norm.residual):
-        z: Tensor = bn_act(y, *norm, statistics, channels_last, backend)
+        z = bn_act(y, *norm, statistics, channels_last, backend)
     if norm.residual is None and not torch.compiler.is_compiling() and z.requires_grad and not transforming():
         attach(z, Recipe(y.detach(), _Again(norm, channels_last, backend)))
     return z

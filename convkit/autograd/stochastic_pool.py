@@ -71,8 +71,7 @@ class _Sums:
     def over_windows(self, v: Tensor) -> Tensor:
         """P(v): the sum of v at the positive x of each window."""
         kept = torch.where(self.positive, v, 0)
-        out: Tensor = avg_pool(kept, self._spec, self._channels_last, self._backend)
-        return out
+        return avg_pool(kept, self._spec, self._channels_last, self._backend)
 
     def adjoint(self, g: Tensor) -> Tensor:
         """A(g): the sum of g over the windows of each positive x."""
@@ -170,7 +169,6 @@ def stochastic_pooling(
     -1 where a window has no positive element.
     """
     chosen, spec = select("stochastic_pool", x, None, spec, backend)
-    y: Tensor
     y, offsets = draw(x, seed, spec, is_channels_last(x), chosen)
     if not return_indices:
         return y
@@ -180,5 +178,4 @@ def stochastic_pooling(
 def stochastic_expectation(x: Tensor, spec: PoolSpec, backend: str | None = None) -> Tensor:
     """The expectation of :func:`stochastic_pooling`."""
     chosen, spec = select("stochastic_mean", x, None, spec, backend)
-    y: Tensor = mean(x, spec, is_channels_last(x), chosen)
-    return y
+    return mean(x, spec, is_channels_last(x), chosen)

@@ -117,5 +117,4 @@ plane_scatter = operation(PlaneScatter)
 def unpooling(x: Tensor, indices: Tensor, output_size: tuple[int, ...], backend: str | None = None) -> Tensor:
     """x (N, C, *spatial) at the flat positions ``indices`` of zeros (N, C, *output_size), in x's memory layout."""
     chosen, _ = select("max_unpool", x, None, None, backend)
-    out: Tensor = max_unpool(x, indices, output_size, is_channels_last(x), chosen)
-    return out
+    return max_unpool(x, indices, output_size, is_channels_last(x), chosen)
