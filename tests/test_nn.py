@@ -51,8 +51,8 @@ class StochasticPoolArguments:
     ) -> None: ...
 
 
-# What torch.nn lacks: tests/test_lp_pool.py, test_fused.py, test_mixed_pooling.py, test_spectral_pooling.py.
-OWN = ("Gaussian", "ConvBN", "Mixed", "NMax", "Spectral")
+# What torch.nn lacks: tests/test_{lp_pool,fused,mixed_pooling,spectral_pooling,maxout}.py.
+OWN = ("Gaussian", "ConvBN", "Mixed", "NMax", "Spectral", "Maxout")
 
 
 @pytest.mark.parametrize("name", [n for n in cn.__all__ if not n.startswith(OWN)], ids=lambda s: f"B0.1-{s}")

@@ -41,6 +41,7 @@ from convkit.functional.fused import (
     fused_conv_transpose3d,
 )
 from convkit.functional.lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
+from convkit.functional.maxout import maxout
 from convkit.functional.mixed_pooling import mixed_pool1d, mixed_pool2d, mixed_pool3d
 from convkit.functional.nmax_pooling import nmax_pool1d, nmax_pool2d, nmax_pool3d
 from convkit.functional.pooling import (
@@ -101,6 +102,7 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "maxout",
     "mixed_pool1d",
     "mixed_pool2d",
     "mixed_pool3d",

@@ -11,18 +11,24 @@ from convkit.autograd.activations import activate
 from convkit.autograd.fused import problem, scaled
 from convkit.functional.convolution import Prepared, autocast, prepare_conv, prepare_conv_transpose
 from convkit.functional.dimensions import public
+from convkit.functional.maxout import check_divides, check_pieces, maxout
 from convkit.problem import ACTIVATIONS, conv_output_size
 from convkit.problem.convolution import ConvPlan
 
+#: Beyond those that kernels compute element by element.
+MAXOUT = "maxout"
 #: PyTorch's defaults of the activations that have a parameter.
 ALPHAS = {"leaky_relu": 0.01, "elu": 1.0}
 
 
 def activation_number(activation: str | None, alpha: float | None) -> tuple[int, float]:
-    """An activation's index in ACTIVATIONS and its parameter; ValueError for an unknown one."""
-    name = "identity" if activation is None else activation
+    """An activation's index in ACTIVATIONS and its parameter; ValueError for an unknown one.
+
+    Behind maxout's pieces nothing is activated: its index is identity's.
+    """
+    name = "identity" if activation in (None, MAXOUT) else activation
     if name not in ACTIVATIONS:
-        known = ", ".join(map(repr, ACTIVATIONS))
+        known = ", ".join(map(repr, (*ACTIVATIONS, MAXOUT)))
         raise ValueError(f"unknown activation {activation!r}: must be one of {known}, or None")
     if name not in ALPHAS:
         return ACTIVATIONS.index(name), 0.0
@@ -43,6 +49,7 @@ def _fused_conv(
     residual: Tensor | None = None,
     activation: str | None = None,
     alpha: float | None = None,
+    pieces: int = 2,
     padding_mode: str = "zeros",
     strict: bool = False,
     backend: str | None = None,
@@ -51,15 +58,17 @@ def _fused_conv(
 
     Shapes: as conv{n}d; scale and bias (K,), residual that of the result, all of input's dtype (floating point).
     A batch norm in evaluation is scale = weight / sqrt(var + eps) and bias = bias - mean * scale.
-    activation: None, 'relu', 'leaky_relu' (slope alpha, 0.01), 'elu' (alpha, 1), 'sigmoid', 'tanh', 'silu' or 'gelu'.
+    activation: None, 'relu', 'leaky_relu' (slope alpha, 0.01), 'elu' (alpha, 1), 'sigmoid', 'tanh', 'silu', 'gelu'
+    or 'maxout': the largest of each ``pieces`` channels, K / pieces in the result, by a second kernel (see
+    :func:`~convkit.functional.maxout`); the residual is added before.
     Differentiable to any order in all five tensors; the graph keeps input, weight, residual and conv(input, weight).
 
-    Raises what conv{n}d does; RuntimeError for a scale or residual of another shape or dtype, ValueError for
-    an unknown activation; all before anything is computed.
+    Raises what conv{n}d does; RuntimeError for a scale or residual of another shape or dtype, or pieces that do not
+    divide K; ValueError for an unknown activation, or pieces below 1; all before anything is computed.
     """
     op = f"fused_conv{ndim}d"
     prepared = prepare_conv(op[6:], ndim, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict)
-    return _run(op, prepared, False, scale, residual, activation, alpha, backend)
+    return _run(op, prepared, False, scale, residual, activation, alpha, pieces, backend)
 
 
 def _fused_conv_transpose(
@@ -77,6 +86,7 @@ def _fused_conv_transpose(
     residual: Tensor | None = None,
     activation: str | None = None,
     alpha: float | None = None,
+    pieces: int = 2,
     strict: bool = False,
     backend: str | None = None,
 ) -> Tensor:
@@ -88,7 +98,7 @@ def _fused_conv_transpose(
     prepared = prepare_conv_transpose(
         op[6:], ndim, input, weight, bias, stride, padding, output_padding, groups, dilation, strict
     )
-    return _run(op, prepared, True, scale, residual, activation, alpha, backend)
+    return _run(op, prepared, True, scale, residual, activation, alpha, pieces, backend)
 
 
 def _run(
@@ -99,6 +109,7 @@ def _run(
     residual: Tensor | None,
     activation: str | None,
     alpha: float | None,
+    pieces: int,
     backend: str | None,
 ) -> Tensor:
     x, weight, bias, plan = prepared
@@ -109,9 +120,14 @@ def _run(
     size = result_size(x, weight, plan, transposed)
     check_follower(op, "scale", scale, size[1:2], x)
     check_follower(op, "residual", residual, size, x)
+    if activation == MAXOUT:
+        check_pieces(op, pieces)
+        check_divides(op, size[1], pieces, "the result's channels")
     output_size = plan.output_size if transposed else None
     spec = plan.spec._replace(activation=number, alpha=alpha)
     y = scaled(problem(x, weight, bias, output_size, spec, backend=backend), scale, residual)
+    if activation == MAXOUT:
+        y = maxout(y, pieces, backend=backend)
     return y if plan.batched else y.squeeze(0)
 
 

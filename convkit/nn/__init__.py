@@ -27,6 +27,7 @@ from convkit.nn.lp_pooling import (
     LPPool2d,
     LPPool3d,
 )
+from convkit.nn.maxout import Maxout
 from convkit.nn.mixed_pooling import MixedPool1d, MixedPool2d, MixedPool3d, NMaxPool1d, NMaxPool2d, NMaxPool3d
 from convkit.nn.pooling import (
     AvgPool1d,
@@ -81,6 +82,7 @@ __all__ = [
     "MaxUnpool1d",
     "MaxUnpool2d",
     "MaxUnpool3d",
+    "Maxout",
     "MixedPool1d",
     "MixedPool2d",
     "MixedPool3d",

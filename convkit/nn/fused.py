@@ -13,8 +13,9 @@ from convkit.autograd.activations import activate
 from convkit.autograd.function import differentiable
 from convkit.functional.batch_norm import BatchNorm, conv_bn_act
 from convkit.functional.convolution import Prepared, prepare_conv, prepare_conv_transpose
-from convkit.functional.fused import activation_number
+from convkit.functional.fused import MAXOUT, activation_number
 from convkit.functional.fused import conv_act as one_kernel
+from convkit.functional.maxout import check_divides, check_pieces, maxout
 from convkit.nn.convolution import Conv1d, Conv2d, Conv3d
 from convkit.nn.options import Options
 from convkit.nn.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -138,9 +139,9 @@ class FusedLayer(Options):
     first is kept for backward; in evaluation without gradients all is one kernel.
 
     Beyond the arguments of the convolution (its bias is off by default) and of the norm: ``activation`` and its
-    ``alpha`` as in functional.fused_conv2d, None for none; ``process_group``: statistics over the processes of this
-    torch.distributed group, as torch.nn.SyncBatchNorm takes them. Hooks of the submodules are called; the layer
-    then runs them one after the other.
+    ``alpha`` or ``pieces`` as in functional.fused_conv2d, None for none; ``process_group``: statistics over the
+    processes of this torch.distributed group, as torch.nn.SyncBatchNorm takes them. Hooks of the submodules are
+    called; the layer then runs them one after the other.
     """
 
     _convolution: type[torch.nn.Module]
@@ -167,13 +168,17 @@ class FusedLayer(Options):
         track_running_stats: bool = True,
         activation: str | None = "relu",
         alpha: float | None = None,
+        pieces: int = 2,
         process_group: Any = None,
         strict: bool = False,
         backend: str | None = None,
     ) -> None:
         super().__init__()
         self._activation = activation_number(activation, alpha)
-        self.activation, self.alpha, self.process_group = activation, alpha, process_group
+        self.activation, self.alpha, self.pieces, self.process_group = activation, alpha, pieces, process_group
+        if activation == MAXOUT:
+            check_pieces(type(self).__name__, pieces)
+            check_divides(type(self).__name__, out_channels, pieces, "the result's channels")
         settings: Any = (stride, padding, dilation, groups, bias, padding_mode, device, dtype)
         convolution: Any = self._convolution
         norm: Any = self._norm
@@ -182,10 +187,13 @@ class FusedLayer(Options):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(bn(conv(input)) + residual)."""
-        return conv_norm_act(self.conv, self.bn, input, residual, self._activation, self.process_group)
+        z = conv_norm_act(self.conv, self.bn, input, residual, self._activation, self.process_group)
+        return maxout(z, self.pieces, backend=_backend(self.conv)) if self.activation == MAXOUT else z
 
     def extra_repr(self) -> str:
-        return f"activation={self.activation}" + ("" if self.alpha is None else f", alpha={self.alpha}")
+        settings = {"activation": self.activation, "alpha": self.alpha}
+        settings["pieces"] = self.pieces if self.activation == MAXOUT else None
+        return ", ".join(f"{name}={v}" for name, v in settings.items() if v is not None or name == "activation")
 
 
 class ConvBNReLU1d(FusedLayer, torch.nn.Module):
