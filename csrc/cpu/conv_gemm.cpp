@@ -5,14 +5,16 @@
 //           reads the same taps, where many taps lie in the padding (conv_gemm_parts.h).
 // Layout    channels_last results: C = pixels x channels, A = rows of pixels (channels are neighbours in memory),
 //           B = filters, transposed. Others: C = channels x pixels, A = filters as they lie in memory,
-//           B = one strided run of an input row per (channel, tap, segment). Any strides are right; neighbours
-//           in memory along channels (or pixels) are copied as vectors.
+//           B = one strided run of an input row per (channel, tap, segment), or of a zero-padded copy of the row,
+//           where channels are few (conv_gemm_rows.h). Any strides are right; neighbours in memory along channels
+//           (or pixels) are copied as vectors.
 // Mapping   one task per (gather, group, up to 8 blocks of pixels, block of channels); it packs both operands of one
 //           depth block at a time, multiplies them (gemm_kernel.h), and stores tiles through the epilogue after the
 //           last. A filter that is a single depth block is packed once for all pixel blocks of the task.
 // Memory    per task: A up to 512 x 256 and B up to 256 x 512 elements (L2), sums of C in the accumulate type.
 // Limits    floating dtypes, zero padding.
 #include "cpu/conv_gemm_parts.h"
+#include "cpu/conv_gemm_rows.h"
 #include "cpu/conv_gemm_store.h"
 #include "cpu/conv_gemm_weights.h"
 #include "cpu/conv_gemm_whole.h"
@@ -39,8 +41,11 @@ Plan make_plan(const Gather& g, bool channels_last) {
   const int64_t taps = g.taps > 0 ? g.taps : 1;
   const int64_t depth = g.depth > 0 ? g.depth : 1;
   if (channels_last && depth <= kDepth) {
-    const int64_t blocks = ceil_div(taps, kDepth / depth);
-    plan.depth = {0, depth, 0, ceil_div(taps, blocks)};
+    // Whole rows of taps of few channels, where they fit: pack_pixel_rows copies them as one.
+    const bool whole_rows = g.taps > 0 && depth < kLanes<A> && g.tap[2].count * depth <= kDepth;
+    const int64_t row = whole_rows ? g.tap[2].count : 1;
+    const int64_t rows = taps / row, blocks = ceil_div(rows, kDepth / (depth * row));
+    plan.depth = {0, depth, 0, ceil_div(rows, blocks) * row};
   } else if (channels_last || taps > kDepth) {
     plan.depth = {0, 1, 0, 1};
     if (channels_last)
@@ -85,6 +90,11 @@ struct Operands {
   Epilogue epilogue;
 };
 
+// Room for rows of filters to be transposed, or for rows of the input (whose vectors may be read from either side).
+template <typename A>
+constexpr int64_t kLines =
+    kPanel<A> * kDepthPitch > kMostStaged + 2 * kLanes<A> ? kPanel<A> * kDepthPitch : kMostStaged + 2 * kLanes<A>;
+
 // Scratch memory of one task, carved from one allocation.
 template <typename A>
 struct Scratch {
@@ -101,7 +111,7 @@ bool carve(Scratch<A>* s, int64_t rows, int64_t cols, bool split) {
   const size_t sizes[] = {static_cast<size_t>(rows * kDepthPitch) * sizeof(A),
                           static_cast<size_t>(padded * kDepth) * sizeof(A),
                           static_cast<size_t>(split ? padded * rows : 0) * sizeof(A),
-                          static_cast<size_t>(kPanel<A> * kDepthPitch) * sizeof(A),
+                          static_cast<size_t>(kLines<A>) * sizeof(A),
                           sizeof(PixelBlock),
                           sizeof(Piece) * kMaxPieces,
                           sizeof(Slot) * kMaxPieces,
@@ -208,13 +218,7 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
         if (pack_weights) pack_weight_panels(s.b, s.lines, g, weights, row, channels, d);
       } else {
         if (pack_weights) pack_weight_rows(s.a, g, weights, row, channels, d);
-        const int64_t k = d.size(), step = g.stride[2] * op.in.stride[kW];
-        for (int64_t t = 0; t < d.taps; ++t) {
-          const int64_t count = make_pieces<A>(s.pieces, g, op.in, *s.block, d.tap + t, k * kPanel<A>);
-          for (int64_t c = 0; c < d.channels; ++c)
-            copy_pieces(s.b + (c * d.taps + t) * kPanel<A>, in + (d.channel + c) * op.in.stride[kC], s.pieces, count,
-                        step);
-        }
+        pack_pixel_panels(s.b, s.pieces, s.lines, g, op.in, in, *s.block, d);
       }
       multiply(rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
                [&](int64_t i, int64_t height, int64_t panel, const A* tile) {

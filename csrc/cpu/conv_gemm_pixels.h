@@ -102,15 +102,27 @@ CONVKIT_INLINE void for_vectors(int64_t at, int64_t length, const F& f) {
 
 constexpr int64_t kMaxPieces = kMaxPixels + 1;  // each holds a pixel, but the one that fills the tail
 
-// The pieces of one tap. Pixel j goes to element j % kPanel of panel j / kPanel; panels are `panel_pitch`
-// elements apart. Pixels up to the next full vector are zero.
+// Pixel j goes to element j % kPanel of panel j / kPanel; panels are `panel_pitch` elements apart.
+template <typename A>
+CONVKIT_INLINE int64_t panel_place(int64_t pixel, int64_t panel_pitch) {
+  return pixel / kPanel<A> * panel_pitch + pixel % kPanel<A>;
+}
+
+// Zeros behind the last pixel, up to the next full vector; writes nothing if there is none.
+template <typename A>
+CONVKIT_INLINE Piece tail_piece(const PixelBlock& block, int64_t panel_pitch) {
+  const int64_t tail = block.count % kLanes<A>;
+  if (tail == 0) return {0, 0, 0, 0};
+  return {0, panel_place<A>(block.count - tail, panel_pitch), 0, lane_mask(tail, kLanes<A>)};
+}
+
+// The pieces of one tap.
 template <typename A>
 CONVKIT_INLINE int64_t make_pieces(Piece* pieces, const Gather& g, const TensorView& in, const PixelBlock& block,
                                    int64_t tap, int64_t panel_pitch) {
   const int64_t step = g.stride[2] * in.stride[kW];
   const Reach reach = reach_of(g, in, tap);
   Piece* piece = pieces;
-  const auto place = [&](int64_t v) { return v / kPanel<A> * panel_pitch + v % kPanel<A>; };
   for (int64_t i = 0; i < block.segments; ++i) {
     const Segment& s = block.segment[i];
     const Interval valid = inside(g, s, reach);
@@ -118,11 +130,12 @@ CONVKIT_INLINE int64_t make_pieces(Piece* pieces, const Gather& g, const TensorV
     for_vectors<A>(s.at, s.length, [&](int64_t v, int64_t begin, int64_t end) {
       int64_t first = low - v > begin ? low - v : begin, last = high - v < end ? high - v : end;
       if (last <= first) first = last = begin;
-      *piece++ = {s.in + reach.offset + (v - s.at) * step, place(v), lane_mask(first, last), lane_mask(begin, end)};
+      *piece++ = {s.in + reach.offset + (v - s.at) * step, panel_place<A>(v, panel_pitch), lane_mask(first, last),
+                  lane_mask(begin, end)};
     });
   }
-  const int64_t tail = block.count % kLanes<A>;
-  if (tail != 0) *piece++ = {0, place(block.count - tail), 0, lane_mask(tail, kLanes<A>)};
+  const Piece tail = tail_piece<A>(block, panel_pitch);
+  if (tail.write != 0) *piece++ = tail;
   return piece - pieces;
 }
 
@@ -178,8 +191,8 @@ CONVKIT_INLINE void pack_pixel_rows(accumulate_t<T>* dst, const Gather& g, const
   in += d.channel * channel_stride;
   // Neighbouring taps of a row that are neighbours in memory, channels included, are copied as one run.
   const int64_t row_taps = g.tap[2].count;
-  const bool merged = row_taps > 1 && channel_stride == 1 && d.taps == g.taps && g.tap[2].move == 1 &&
-                      view.stride[kW] == d.channels && g.depth == d.channels;
+  const bool merged = row_taps > 1 && channel_stride == 1 && d.tap % row_taps == 0 && d.taps % row_taps == 0 &&
+                      g.tap[2].move == 1 && view.stride[kW] == d.channels && g.depth == d.channels;
   const int64_t run_taps = merged ? row_taps : 1;
   const RunCopy<T> copy(run_taps * d.channels);
   for (int64_t t = 0; t < d.taps; t += run_taps) {
@@ -202,7 +215,7 @@ CONVKIT_INLINE void pack_pixel_rows(accumulate_t<T>* dst, const Gather& g, const
         const int64_t begin = w < 0 ? minimum(-w, run_taps) : 0;
         const int64_t end = minimum(g.in[2] - w, run_taps);
         for (int64_t c = begin * d.channels; c < end * d.channels; ++c)
-          at[c] = load(from + j * step + c % d.channels * channel_stride + c / d.channels * view.stride[kW]);
+          at[c] = load(from + j * step + c * channel_stride);
       };
       int64_t j = 0;
       for (; j < valid.begin && j < s.length; ++j) edge(j);

@@ -66,6 +66,13 @@ CONVKIT_INLINE vector_t<float> load_even_lanes(const float16* p, uint32_t mask) 
   return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_maskz_loadu_epi16(spread(mask), p)));
 }
 
+// The same with any step; what a vector spans must be addressable by 32 bits.
+CONVKIT_INLINE vector_t<float> load_stepped_lanes(const float* p, int32_t step, uint32_t mask) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), static_cast<__mmask16>(mask),
+                                  _mm512_mullo_epi32(lane, _mm512_set1_epi32(step)), p, 4);
+}
+
 // Writes the lanes of `mask` to p[lane], rounding to nearest even.
 CONVKIT_INLINE void store_lanes(float* p, uint32_t mask, vector_t<float> v) {
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), v);
@@ -94,6 +101,14 @@ CONVKIT_INLINE void store_even_lanes(float* p, uint32_t mask, vector_t<float> v)
   _mm512_mask_storeu_ps(p + 16, static_cast<__mmask16>(m >> 16), _mm512_permutexvar_ps(high, v));
 }
 
+#else
+
+template <typename A>
+CONVKIT_INLINE void store_lanes(A* p, uint32_t mask, vector_t<A> v) {
+  if (mask == lane_mask(0, kLanes<A>)) return store_vector(p, v);
+  for (; mask != 0; mask &= mask - 1) p[__builtin_ctz(mask)] = v[__builtin_ctz(mask)];
+}
+
 #endif  // CONVKIT_AVX512
 
 // Lanes of `load_mask` (a run of ones) from p[lane * step], and zeros in the rest of `write_mask` (a run that
@@ -104,6 +119,12 @@ CONVKIT_INLINE void copy_lanes(accumulate_t<T>* dst, const T* p, int64_t step, u
 #if CONVKIT_AVX512
   if (step == 1) return store_lanes(dst, write_mask, load_lanes(p, load_mask));
   if (step == 2) return store_lanes(dst, write_mask, load_even_lanes(p, load_mask));
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (step > 2 && step < (1 << 27)) {
+      const auto lanes = load_stepped_lanes(p, static_cast<int32_t>(step), load_mask);
+      return store_lanes(dst, write_mask, lanes);
+    }
+  }
 #else
   constexpr int lanes = kLanes<accumulate_t<T>>;
   if (step == 1 && load_mask == lane_mask(0, lanes)) {
