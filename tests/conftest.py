@@ -12,6 +12,7 @@ import torch
 from convkit import backends
 from convkit.backends.base import Backend
 from convkit.testing.simt import Simt
+from tests.on_device import OnDevice
 from tests.places import no_gpu
 
 _M_PERTURB, _M_MMAP_THRESHOLD = -6, -3
@@ -81,3 +82,11 @@ def simt() -> Simt:
     if (reason := implementation.available()) is not None:
         pytest.skip(reason)
     return implementation
+
+
+@pytest.fixture(scope="session")
+def triton() -> Backend:
+    backend = backends.get("triton")
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    return OnDevice(backend)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import convkit
 from convkit import backends
-from convkit.backends.base import RAW_OPS, Backend
+from convkit.backends.base import Backend
 from convkit.backends.triton import tiles
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
@@ -33,11 +33,10 @@ from convkit.testing.oracle import (
     stochastic_calls,
     transposed_calls,
 )
-from tests import places
+from tests.on_device import DEVICE
 from tests.test_raw_ops import assert_right, short
 
 ROOT = Path(__file__).parent.parent
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMS = (
     (torch.float32, "contiguous"),
     (torch.bfloat16, "channels_last"),
@@ -46,39 +45,6 @@ FORMS = (
     (torch.float32, "reversed"),
     (torch.bfloat16, "expanded_space"),
 )
-
-
-class OnDevice(Backend):
-    """The backend, given CPU tensors: on a GPU they travel there and back."""
-
-    name = "triton on the device"
-
-    def __init__(self, inner: Backend) -> None:
-        self._inner = inner
-
-    def __getattribute__(self, op: str) -> Any:
-        if op not in RAW_OPS:
-            return super().__getattribute__(op)
-        run = getattr(self._inner, op)
-
-        def there_and_back(**arguments: Any) -> Any:
-            def move(t: Tensor) -> Tensor:
-                return t if DEVICE == "cpu" else places.move(t, torch.device(DEVICE))
-
-            # In the interpreter every operation of a block costs alike: few large blocks.
-            with tiles.forced(block=tiles.Block(512, 4) if DEVICE == "cpu" else None):
-                result = run(**{name: places.mapped(move, a) for name, a in arguments.items()})
-            return tuple(r.cpu() for r in result) if isinstance(result, tuple) else result.cpu()
-
-        return there_and_back
-
-
-@pytest.fixture(scope="session")
-def triton() -> Backend:
-    backend = backends.get("triton")
-    if (reason := backend.available()) is not None:
-        pytest.skip(reason)
-    return OnDevice(backend)
 
 
 def forms(cases: tuple[Any, ...], count: int) -> list[Any]:

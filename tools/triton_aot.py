@@ -60,6 +60,7 @@ class Kernel(NamedTuple):
     spilled: int
     instruction: str
     asserts: bool
+    boxes: bool | None  # whether it copies boxes; None: it should not
 
 
 def jobs() -> Iterator[Job]:
@@ -70,14 +71,25 @@ def jobs() -> Iterator[Job]:
             for kind in kinds:
                 precision = kind if dtype == "float32" else ""
                 for tile in tiles.TILES[kind]:
-                    for op in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
-                        yield Job(op, dtype, "channels_last", arch, precision, tile)
+                    yield Job("conv_wgrad", dtype, "channels_last", arch, precision, tile)
+                    for way in ways(tile, arch):
+                        for op in ("conv_fprop", "conv_dgrad"):
+                            yield Job(op, dtype, "channels_last", arch, precision, way)
             precision = "tf32" if dtype == "float32" else ""
             for layout in ("contiguous", "channels_last"):  # and what has no tile
                 for op in ("depthwise", "first layer", "pools"):
                     yield Job(op, dtype, layout, arch, precision, None)
             for op in ("powers", "flat", "normalising", "wide"):
                 yield Job(op, dtype, "channels_last", arch, precision, None)
+
+
+def ways(tile: tiles.Tile, arch: int) -> Iterator[tiles.Tile]:
+    """A tile as it is in its table: its operands gathered, and as boxes where the architecture copies these."""
+    yield tile._replace(boxes=0)
+    if tile.boxes and divmod(arch, 10) >= tiles.BOXES_FROM:
+        yield tile
+        if tile == tiles.TILES["half"][1]:  # and one by programs that take several tiles
+            yield tile._replace(persistent=1)
 
 
 def launches(job: Job) -> None:
@@ -224,7 +236,10 @@ def compile_job(job: Job) -> list[Kernel]:
         spilled = _spilled(cubin) if stack else 0
         shared = compiled.metadata.shared
         asserts = "__assertfail" in ptx
-        found.append(Kernel(job, kernel.fn.__name__, registers, shared, stack, spilled, instruction(ptx), asserts))
+        asked = "FILTER_BOX" in meta and (meta["FILTER_BOX"] or meta["BOX"].there)
+        boxes = "cp.async.bulk.tensor" in ptx if asked else None
+        name = kernel.fn.__name__ + (" (boxes)" if boxes else "")
+        found.append(Kernel(job, name, registers, shared, stack, spilled, instruction(ptx), asserts, boxes))
 
     driver.set_active(AbsentGpu(job.arch))
     runner = launch.runner
@@ -252,6 +267,8 @@ def faults(kernels: list[Kernel], most_spilled: int) -> Iterator[str]:
             yield f"{where}: {k.shared} bytes of shared memory, {most_shared} are there"
         if k.name == "unpool_winner_kernel" and not k.asserts:
             yield f"{where}: the check of indices is not there"
+        if k.boxes is False:
+            yield f"{where}: operands are not copied as boxes"
         if not k.name.startswith(("conv_igemm", "conv_wgrad_kernel")) or k.job.precision == "ieee":
             continue
         if not k.instruction and k.job.dtype != "float64":  # which Triton 3.6 multiplies by FMA
@@ -270,7 +287,8 @@ def _tile(job: Job) -> str:
     if job.tile is None:
         return f"{job.op}, {job.layout}"
     t = job.tile
-    return " ".join(filter(None, (f"{t.m}x{t.n}x{t.k} {t.warps} warps {t.stages} stages", job.precision)))
+    ways = "persistent" if t.persistent else ""
+    return " ".join(filter(None, (f"{t.m}x{t.n}x{t.k} {t.warps} warps {t.stages} stages", ways, job.precision)))
 
 
 def main() -> int:

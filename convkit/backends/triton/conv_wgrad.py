@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convkit.backends.triton import tiles
 from convkit.backends.triton.conv_axes import axis_constants
-from convkit.backends.triton.conv_igemm import in_best_tile, kind, multiply, precision
+from convkit.backends.triton.igemm import in_best_tile, kind, multiply, precision
 from convkit.backends.triton.launch import index_type, launch, spatial, strides
 from convkit.backends.triton.sums import ordered_sum, sum_type
 from convkit.backends.triton.windows import narrow, tap_at, volume_position, within

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import copy_context
 from functools import lru_cache
 from typing import Any
 
@@ -133,15 +135,29 @@ def again(kernel: Any, programs: int, device: int, args: tuple[Any, ...], meta: 
 runner: Callable[[Any, int, int, tuple[Any, ...], dict[str, Any]], Any] = anew if INTERPRETED else again
 
 
-def launch(kernel: Any, programs: int, like: Tensor, *args: Any, **meta: Any) -> None:
-    """Runs a kernel on the device of ``like``; contraction of products and sums is off unless asked for."""
+def _with_scratch(device: torch.device, *call: Any) -> None:
+    def allocate(size: int, alignment: int, stream: int | None) -> Tensor:  # torch's are aligned to 512 bytes
+        return torch.empty(size, dtype=torch.int8, device=device)
+
+    triton.set_allocator(allocate)
+    runner(*call)
+
+
+def launch(kernel: Any, programs: int, like: Tensor, *args: Any, descriptors: bool = False, **meta: Any) -> None:
+    """Runs a kernel on the device of ``like``; contraction of products and sums is off unless asked for.
+
+    With ``descriptors`` the kernel makes some, in memory that Triton asks an allocator for. The allocator is a context
+    variable, which other threads (a backward pass's) do not inherit and which may be the caller's: each launch has a
+    context of its own.
+    """
     meta.setdefault("enable_fp_fusion", False)
     device = like.device.index if like.is_cuda else 0
-    if like.is_cuda and device != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            runner(kernel, programs, device, args, meta)
-    else:
-        runner(kernel, programs, device, args, meta)
+    call = (kernel, programs, device, args, meta)
+    with torch.cuda.device(device) if like.is_cuda and device != torch.cuda.current_device() else nullcontext():
+        if descriptors:
+            copy_context().run(_with_scratch, like.device, *call)
+        else:
+            runner(*call)
 
 
 def each_element(kernel: Any, result: Tensor, tensors: tuple[Tensor | None, ...], *args: Any, **meta: Any) -> None:

@@ -99,11 +99,3 @@ def in_best(
         best = _search(run, default, candidates(), _timer)
         _found.setdefault(device, tuned.Winners()).tiles[key] = tuple(best)
         run(best)
-
-
-def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that a block can have."""
-    if device.type != "cuda":
-        return 96 << 10
-    properties: Any = torch.cuda.get_device_properties(device)
-    return int(properties.shared_memory_per_block_optin)

@@ -25,6 +25,8 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     group: int = 8  # row tiles that share their columns while these stay in the L2 cache
+    persistent: int = 0  # programs per multiprocessor, which take tile after tile; 0: a program takes one tile
+    boxes: int = 0  # 1: operands are copied as boxes (boxes.py) where device and problem allow it
 
 
 Shape = TypeVar("Shape", Tile, Block)
@@ -37,10 +39,10 @@ PROGRAMS = 512
 #: so its tiles are small; 3 x TF32 needs each operand twice.
 TILES = {
     "half": (
-        Tile(128, 256, 64, 8, 3),
-        Tile(128, 128, 64, 8, 3),
-        Tile(128, 64, 64, 4, 4),
-        Tile(64, 64, 64, 4, 4),
+        Tile(128, 256, 64, 8, 3, boxes=1),
+        Tile(128, 128, 64, 8, 3, boxes=1),
+        Tile(128, 64, 64, 4, 4, boxes=1),
+        Tile(64, 64, 64, 4, 4, boxes=1),
         Tile(64, 32, 32, 4, 4),
         Tile(32, 32, 32, 2, 4),
     ),
@@ -55,6 +57,9 @@ TILES = {
     "float64": (Tile(64, 64, 16, 8, 2), Tile(32, 32, 16, 4, 2)),
 }
 
+#: Compute capability from which a GPU copies boxes; and how many may be taken per tile that pointers would take.
+BOXES_FROM, MOST_BOXES = (9, 0), 1.125
+
 #: The algorithms of convolution, in order of preference; groups of at most FEW_CHANNELS on both sides go by definition.
 ALGORITHMS = ("conv_igemm", "conv_direct", "conv_igemm_tf32x3")
 FEW_CHANNELS = 8
@@ -62,16 +67,17 @@ FEW_CHANNELS = 8
 #: Long sums are split until there are about as many programs, each with at least this many steps.
 SPLIT_PROGRAMS, SPLIT_STEPS = 264, 8
 
-#: How many tiles a search measures for one shape class.
-MOST_CANDIDATES = 60
+#: How many tiles a search measures for one shape class; and how many of them in every way of going over the problem.
+MOST_CANDIDATES, MOST_IN_ALL_WAYS = 60, 8
 
 _forced: ContextVar[tuple[Tile | None, Block | None]] = ContextVar("convkit_triton_tiles", default=(None, None))
 
 
 @contextmanager
 def forced(tile: Tile | None = None, block: Block | None = None) -> Iterator[None]:
-    """Within it every implicit GEMM runs in this tile and every other kernel in this block; None: as chosen."""
-    token = _forced.set((tile, block))
+    """Within it every implicit GEMM runs in this tile and every other kernel in this block; None: as outside of it."""
+    outer = _forced.get()
+    token = _forced.set((tile or outer[0], block or outer[1]))
     try:
         yield
     finally:
@@ -121,11 +127,14 @@ def tile(kind: str, rows: int, columns: int, copies: int = 1) -> Tile:
     return table[-1]
 
 
-def candidates(kind: str, rows: int, columns: int, depth: int, shared: int) -> list[Tile]:
+def candidates(
+    kind: str, rows: int, columns: int, depth: int, shared: int, persistent: bool = False, boxes: bool = False
+) -> list[Tile]:
     """The tiles that a search tries: those that fit a problem, ``shared`` bytes of shared memory and the registers.
 
     The accumulators of a lane are at most 128 registers of 255, with as many operands as the kind keeps beside them. Of
-    equal tiles that differ in stages only the deepest that fits and the next are kept.
+    equal tiles that differ in stages only the deepest that fits and the next are kept. The largest are also tried
+    ``persistent`` and with operands as ``boxes``, where the kernel knows these.
     """
     size = {"half": 2, "float64": 8}.get(kind, 4)
     most = {"half": 128, "tf32": 128, "tf32x3": 64}.get(kind, 32)  # accumulators
@@ -139,7 +148,10 @@ def candidates(kind: str, rows: int, columns: int, depth: int, shared: int) -> l
         fitting = [s for s in (4, 3, 2) if s * (m + n) * k * size <= shared]
         found += [Tile(m, n, k, warps, stages) for stages in fitting[:2]]
     # Large tiles first: they reuse most.
-    return sorted(found, key=lambda t: (t.m * t.n / (t.m + t.n), t.k), reverse=True)[:MOST_CANDIDATES]
+    found.sort(key=lambda t: (t.m * t.n / (t.m + t.n), t.k), reverse=True)
+    ways = list(product(range(1 + persistent), range(1 + boxes)))[1:]  # but for the plain one
+    several = [t._replace(persistent=p, boxes=b) for t in found[:MOST_IN_ALL_WAYS] for p, b in ways]
+    return found[: MOST_CANDIDATES - len(several)] + several
 
 
 def split(count: int, programs: int, step: int) -> tuple[int, int]:
