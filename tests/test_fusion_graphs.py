@@ -171,3 +171,27 @@ def test_convolutions_without_norms_that_do_more_are_left(cls: type[Layers], cas
     report = convkit.fuse(model)
     assert [r.name for r in report.left if reason in r.reason] == ["conv1"], report
     assert "conv1" not in [r.name for r in report.fused]
+
+
+class Watching(Layers):
+    """Registers a hook of its own when it is first called, as transformers' models do to collect hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda m, x: x)
+        self.seen: list[Tensor] = []
+        self.watches = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.watches:
+            self.conv2.register_forward_hook(lambda m, args, y: self.seen.append(y))
+            self.watches = True
+        return self.conv2(self.relu(self.bn1(self.conv1(x))))
+
+
+def test_a_trace_leaves_no_hook_behind() -> None:
+    model = Watching()
+    report = convkit.fuse(model)
+    assert not model.conv2._forward_hooks and not model.watches and not model.seen
+    assert [r.layer for r in report.fused] == ["Conv2d, BatchNorm2d, relu"]  # by the text of forward
+    model(images(2, 3, 6, 6)), model(images(2, 3, 6, 6))
+    assert len(model.seen) == 2

@@ -6,7 +6,7 @@ taken, a number drawn. So a graph is only believed if
 - nothing on the way asks for, or changes, what a graph cannot hold: gradient and autocast modes, random numbers of
   Python, the type of a tensor, checkpointing, output (all code that the modules and their helpers can reach is
   searched for these names),
-- no attribute of a module changed meanwhile, and no tensor was made of nothing,
+- no attribute of a module changed meanwhile, hooks included, and no tensor was made of nothing,
 - the graph is drawn in training and in evaluation mode, if these differ.
 """
 
@@ -156,22 +156,36 @@ def _drop_identities(graph: fx.Graph, root: nn.Module, inlined: dict[nn.Module, 
                 graph.erase_node(node)
 
 
-def _state(module: nn.Module) -> dict[str, tuple[Any, int]]:
-    """A module's attributes, and how much each contains."""
-    return {key: (v, len(v) if isinstance(v, (list, dict, set)) else 0) for key, v in vars(module).items()}
+def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """A module's attributes, and copies of those that contain something."""
+    return {key: (v, _content(v)) for key, v in vars(module).items()}
 
 
-def _restore(module: nn.Module, state: dict[str, tuple[Any, int]]) -> bool:
-    """Puts attributes back; whether nothing but the mode had changed."""
+def _content(value: Any) -> Any:
+    return next((kind(value) for kind in (dict, list, set) if isinstance(value, kind)), None)
+
+
+def _restore(module: nn.Module, state: dict[str, tuple[Any, Any]]) -> bool:
+    """Puts attributes and what they contain back, hooks too; whether nothing but the mode had changed."""
     own = vars(module)
     own["training"] = state["training"][0]
-    same = own.keys() == state.keys() and all(
-        own[key] is v and (not isinstance(v, (list, dict, set)) or len(v) == n) for key, (v, n) in state.items()
-    )
+    same = own.keys() == state.keys() and all(own[key] is v for key, (v, _) in state.items())
     if not same:
         own.clear()
         own.update({key: v for key, (v, _) in state.items()})
+    for value, content in state.values():
+        if content is not None and _parts(value) != _parts(content):
+            same = False
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(content)
     return same
+
+
+def _parts(container: Any) -> list[int]:
+    parts = [id(part) for part in container]
+    if isinstance(container, set):
+        return sorted(parts)
+    return parts + [id(part) for part in container.values()] if isinstance(container, dict) else parts
 
 
 def _untraced_name(module: nn.Module) -> str | None:
