@@ -337,6 +337,21 @@ def test_transforms() -> None:
     torch.testing.assert_close(batched[1], torch.func.grad(loss)(2 * x))
 
 
+def test_a_tensor_that_a_transform_left_behind_is_the_one_within() -> None:
+    """Gradients reach what that one was computed from."""
+    x, w, bias, spec = conv_inputs("2d depthwise")
+    left: list[Tensor] = []
+
+    def keep(t: Tensor) -> Tensor:
+        left.append(2 * t)
+        return left[0].sum()
+
+    torch.func.grad(keep)(x)
+    found = torch.autograd.grad(convolution(left[0], w, bias, spec).sum(), (x, w))
+    expected = torch.autograd.grad(convolution(2 * x, w, bias, spec).sum(), (x, w))
+    assert all(map(torch.equal, found, expected))
+
+
 def test_max_pooling_keeps_no_offsets_where_nothing_is_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[bool] = []
     reference = backends.get("reference")

@@ -85,7 +85,8 @@ class BnStats(Formula):
         return None, None
 
 
-def _vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A weight or bias as backends take it; itself where it is so."""
     if t is None or (t.dtype is dtype and t.is_contiguous()):
         return t
     return t.to(dtype).contiguous()
@@ -93,9 +94,8 @@ def _vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _for_kernels(norm: Norm) -> Norm:
     """``norm`` with weight and bias as backends take them: the modules' may be of half precision, or strided."""
-    mean, invstd, weight, bias, residual, activation, alpha = norm
-    a = mean.dtype
-    return Norm(mean, invstd, _vector(weight, a), _vector(bias, a), residual, activation, alpha)
+    dtype = norm.mean.dtype
+    return norm.with_affine(vector(norm.weight, dtype), vector(norm.bias, dtype))
 
 
 class BnAct(Formula):

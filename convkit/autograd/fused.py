@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convkit.autograd.batch_norm import Statistics, bn_act, bn_stats, fprop_stats
+from convkit.autograd.batch_norm import Statistics, bn_act, bn_stats, fprop_stats, vector
 from convkit.autograd.conv import dense, dgrad, fprop
 from convkit.autograd.function import differentiable, transforming
 from convkit.autograd.recipe import Recipe, attach, remembering
-from convkit.backends.base import Backend, Norm
+from convkit.backends.base import Backend, Norm, accumulate_dtype
 from convkit.backends.layout import is_channels_last
 from convkit.backends.selection import select
 from convkit.problem import ConvSpec
@@ -96,15 +96,21 @@ def normalised(y: Tensor, norm: Norm, statistics: Statistics, backend: Backend) 
     return z
 
 
+def _copied(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if t is None:
+        return None
+    t = t.detach()
+    copy = vector(t, dtype)
+    return t.clone() if copy is t else copy
+
+
 class _Again:
     """Computes z from y once more. Weight and bias are copies: an optimizer may step before backward."""
 
     def __init__(self, norm: Norm, channels_last: bool, backend: Backend) -> None:
-        weight, bias = (
-            None if t is None else t.detach().to(norm.mean.dtype, copy=True).contiguous()
-            for t in (norm.weight, norm.bias)
-        )
-        self._norm, self._channels_last, self._backend = norm._replace(weight=weight, bias=bias), channels_last, backend
+        dtype = norm.mean.dtype
+        self._norm = norm.with_affine(_copied(norm.weight, dtype), _copied(norm.bias, dtype))
+        self._channels_last, self._backend = channels_last, backend
 
     def __call__(self, y: Tensor) -> Tensor:
         return self._backend.bn_act(y, self._norm, self._channels_last)
@@ -117,10 +123,6 @@ def scaled(p: Problem, scale: Tensor | None, residual: Tensor | None) -> Tensor:
     if scale is None and residual is None and not p.spec.activation:
         return convolved(p)
     y = convolved(p._replace(bias=None))
-    zeros = torch.zeros(y.shape[1], dtype=_accumulate(y), device=y.device)
+    zeros = torch.zeros(y.shape[1], dtype=accumulate_dtype(y.dtype), device=y.device)
     norm = Norm(zeros, zeros + 1, scale, p.bias, residual, p.spec.activation, p.spec.alpha)
     return normalised(y, norm, Statistics(0.0, batch=False), p.norm_backend)
-
-
-def _accumulate(y: Tensor) -> torch.dtype:
-    return torch.float64 if y.dtype is torch.float64 else torch.float32

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convkit.backends.base import Backend, Norm
+from convkit.backends.base import Backend, Norm, accumulate_dtype
 from convkit.backends.layout import OFFSET_DTYPES
 from convkit.backends.reference import Reference, apply_epilogue
 from convkit.backends.reference.activations import activate
-from convkit.backends.reference.windows import accumulate_dtype
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, conv_transpose_output_size, offset_bytes
 
 _reference = Reference()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, library
 
+from convkit.backends.base import accumulate_dtype
 from convkit.backends.layout import OFFSET_DTYPES, result_strides
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, offset_bytes, pool_output_size
 
@@ -151,7 +152,7 @@ def lp_pool_bwd(
 
 
 def _per_channel(like: Tensor, channels: int) -> Tensor:
-    return like.new_empty(channels, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
+    return like.new_empty(channels, dtype=accumulate_dtype(like.dtype))
 
 
 def conv_fprop_stats(x: Tensor, w: Tensor, bias: Tensor | None, packed: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

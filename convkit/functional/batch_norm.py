@@ -15,7 +15,7 @@ from convkit.autograd.activations import activate
 from convkit.autograd.batch_norm import Statistics, across_processes
 from convkit.autograd.function import differentiable
 from convkit.autograd.fused import convolved, convolved_with_statistics, in_one_kernel, normalised, problem
-from convkit.backends.base import Norm
+from convkit.backends.base import Norm, accumulate_dtype
 from convkit.functional.convolution import Prepared
 from convkit.functional.fused import fits, result_size
 from convkit.problem import ConvSpec
@@ -61,8 +61,8 @@ def conv_bn_act(
         return _train(operands, spec, bn, residual, activation, backend)
     if differentiable(x, weight, bias, bn.weight, bn.bias, residual):
         p = problem(*operands, spec, backend=backend)
-        dtype = _accumulate(x)
-        invstd = torch.rsqrt(_defined(bn.running_var).to(dtype) + bn.eps)
+        dtype = accumulate_dtype(x.dtype)
+        invstd = (_defined(bn.running_var).to(dtype) + bn.eps).rsqrt_()
         norm = Norm(_defined(bn.running_mean).to(dtype), invstd, bn.weight, bn.bias, residual, *activation)
         return normalised(convolved(p), norm, Statistics(bn.eps, batch=False), p.norm_backend)
     p = problem(*operands, spec._replace(activation=activation[0], alpha=activation[1]), backend=backend)
@@ -84,7 +84,7 @@ def _train(
     if _processes(bn.group) > 1:
         mean, var, count = across_processes(mean, var, number, bn.group)
         number = count
-    norm = Norm(mean, torch.rsqrt(var + bn.eps), bn.weight, bn.bias, residual, *activation)
+    norm = Norm(mean, (var + bn.eps).rsqrt_(), bn.weight, bn.bias, residual, *activation)
     z = normalised(y, norm, Statistics(bn.eps, True, count, bn.group), p.norm_backend)
     for running, value in ((bn.running_mean, mean), (bn.running_var, var)):
         if running is not None:  # neither has a graph; the unbiased variance is kept
@@ -95,7 +95,7 @@ def _train(
 
 def _folded(bn: BatchNorm, conv_bias: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """The epilogue's scale s = gamma / sqrt(var + eps) and bias s (b - mean) + beta; b is the convolution's."""
-    dtype = _accumulate(x)
+    dtype = accumulate_dtype(x.dtype)
     scale = (_defined(bn.running_var).to(dtype) + bn.eps).rsqrt_()
     if bn.weight is not None:
         scale = scale * bn.weight
@@ -106,10 +106,6 @@ def _folded(bn: BatchNorm, conv_bias: Tensor | None, x: Tensor) -> tuple[Tensor,
         shift = (-mean if conv_bias is None else conv_bias - mean) * scale
         shift = shift if bn.bias is None else shift + bn.bias
     return scale.to(x.dtype), shift.to(x.dtype)
-
-
-def _accumulate(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
 def _defined(statistics: Tensor | None) -> Tensor:

@@ -7,10 +7,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Norm, NormSums
+from convkit.backends.base import Norm, NormSums, accumulate_dtype
 from convkit.backends.reference.activations import activate, activation_gradient
 from convkit.backends.reference.convolution import ConvolutionReference
-from convkit.backends.reference.windows import accumulate_dtype, finish
+from convkit.backends.reference.windows import finish
 from convkit.problem import ConvSpec
 
 

@@ -7,9 +7,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, accumulate_dtype
 from convkit.backends.reference.activations import activate
-from convkit.backends.reference.windows import Sizes, accumulate_dtype, finish, pad, tap_slice, taps, unpad
+from convkit.backends.reference.windows import Sizes, finish, pad, tap_slice, taps, unpad
 from convkit.problem import PADDING_MODES, ConvSpec, conv_output_size
 
 

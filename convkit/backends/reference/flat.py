@@ -10,8 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
-from convkit.backends.reference.windows import Sizes, accumulate_dtype, finish, taps
+from convkit.backends.base import Backend, accumulate_dtype
+from convkit.backends.reference.windows import Sizes, finish, taps
 
 
 def _named(indices: Tensor, volume: int) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, accumulate_dtype
 from convkit.backends.reference.pooling import Windows, divisors
-from convkit.backends.reference.windows import Sizes, accumulate_dtype, finish
+from convkit.backends.reference.windows import Sizes, finish
 from convkit.problem import PoolSpec, pool_output_size
 
 INFINITY = float("inf")

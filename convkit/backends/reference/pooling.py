@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, accumulate_dtype
 from convkit.backends.layout import OFFSET_DTYPES
-from convkit.backends.reference.windows import Sizes, accumulate_dtype, finish, taps
+from convkit.backends.reference.windows import Sizes, finish, taps
 from convkit.problem import PoolSpec, offset_bytes, pool_output_size
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from convkit.backends.base import Backend
+from convkit.backends.base import Backend, accumulate_dtype
 from convkit.backends.layout import OFFSET_DTYPES
 from convkit.backends.reference.pooling import Windows
-from convkit.backends.reference.windows import accumulate_dtype, finish
+from convkit.backends.reference.windows import finish
 from convkit.problem import PoolSpec, offset_bytes, pool_output_size
 
 _WORD = 0xFFFFFFFF  # 32 bits, held in int64

@@ -14,11 +14,6 @@ from convkit.backends.layout import result_strides
 Sizes = tuple[int, ...]
 
 
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type sums are kept in."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-
-
 def finish(result: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
     """``result`` in the wanted dtype and with exactly the wanted strides."""
     result = result.to(dtype)
