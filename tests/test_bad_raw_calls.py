@@ -238,6 +238,10 @@ REFUSED = {
     "an unknown activation": lambda ops: ops.bn_act(X, ONE, ONE, None, None, None, 8, 0.0, False),
     "a gradient of another shape": lambda ops: ops.bn_act_bwd_reduce(W, X, ONE, ONE, None, None, None, 1, 0.0),
     "a negative count": lambda ops: ops.bn_act_bwd(X, X, ONE, ONE, None, None, None, ONE, ONE, -1, 1, 0.0, True, False),
+    "a negative count of all": lambda ops: ops.bn_act_grad(X, X, ONE, ONE, None, None, None, -1, 1, 0.0, True, False),
+    "a gradient of another shape for all": lambda ops: ops.bn_act_grad(
+        W, X, ONE, ONE, None, None, None, 72, 1, 0.0, True, False
+    ),
     "a count without sums": lambda ops: ops.bn_act_bwd(
         X, X, ONE, ONE, None, None, None, None, ONE, 72, 1, 0.0, True, False
     ),

@@ -14,8 +14,8 @@ from convkit.backends.base import Backend, Norm, NormSums
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.norms import NORMS, WITH_STATISTICS, NormCase, norm_calls, stats_calls
-from convkit.testing.oracle import Call, mismatch, verify
+from convkit.testing.norms import NORMS, WITH_STATISTICS, NormCase, alone, composed, norm_calls, stats_calls
+from convkit.testing.oracle import Call, expect, mismatch, verify
 from convkit.testing.tolerances import ACCUMULATE, PIECEWISE, gamma, unit_roundoff
 from tests.test_raw_ops import FLOATING, assert_right, combinations, short
 
@@ -45,6 +45,50 @@ def test_statistics_of_a_large_result(dtype: torch.dtype, layout: str, reference
     case = ConvCase("large", "", (5, 2, 250, 251), (11, 2, 1, 1))
     for call in stats_calls(case, dtype, layout):
         assert_right(call, backends.get("native"), reference)
+
+
+@pytest.mark.parametrize(("case", "dtype", "layout"), combinations(NORMS))
+def test_the_gradient_in_one_operation(
+    case: NormCase, dtype: torch.dtype, layout: str, backend: Backend, reference: Backend
+) -> None:
+    """Its sums, and the gradients that follow from them."""
+    _, _, of_sums, *gradients = norm_calls(case, dtype, layout)
+    for call in gradients:
+        dx, dresidual, *sums = alone(call, backend)
+        given = call.replace(**dict(zip(("dbias", "dweight"), sums)))
+        for right, got in zip(expect(of_sums, reference), sums):
+            assert mismatch(got, right) is None, mismatch(got, right)
+        for right, got in zip(expect(given, reference), (dx, dresidual)):
+            if got is dx or call.arguments["with_residual"]:
+                assert mismatch(got, right) is None, mismatch(got, right)
+            else:
+                assert got.numel() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=short)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_the_gradient_channel_by_channel(activation: str, layout: str, dtype: torch.dtype, threads: int) -> None:
+    """More channels than one task takes, in tasks of several and of one, on any number of threads."""
+    native, before = backends.get("native"), torch.get_num_threads()
+    for size, residual in (((3, 250, 33, 37), True), ((11, 17, 60, 61), False)):
+        calls = norm_calls(NormCase("by channels", "", size, activation, residual), dtype, layout)
+        expected = [composed(call, native) for call in calls[3:]]
+        torch.set_num_threads(threads)
+        try:
+            for call, right in zip(calls[3:], expected):
+                assert_same(alone(call, native), right)
+        finally:
+            torch.set_num_threads(before)
+
+
+def assert_same(results: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """The same bits, where tensors are of one layout, and the same strides."""
+    assert len(results) == len(expected) == 4
+    for name, got, right in zip(("dx", "dresidual", "dbias", "dweight"), results, expected):
+        torch.testing.assert_close(got, right, rtol=0, atol=0, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}")
+        assert got.stride() == right.stride(), name
 
 
 def mixed(call: Call, layouts: tuple[str, ...]) -> Call:
@@ -240,3 +284,4 @@ def test_no_channels(backend: Backend) -> None:
     assert backend.bn_act(x, norm, False).shape == x.shape
     assert [t.shape for t in backend.bn_act_bwd_reduce(x, x, norm)] == [(0,), (0,)]
     assert backend.bn_act_bwd(x, x, norm, NormSums(none, none, 24), True, False)[1].shape == x.shape
+    assert [t.shape for t in backend.bn_act_grad(x, x, norm, 24, True, False)] == [x.shape, x.shape, (0,), (0,)]

@@ -20,7 +20,7 @@ from convkit.backends.gpu import tf32_allowed
 from convkit.problem import ConvSpec
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import flat_calls
-from convkit.testing.norms import fused_calls
+from convkit.testing.norms import NORMS, fused_calls, in_one, norm_calls
 from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
 
 CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -71,6 +71,15 @@ def test_opcheck(op: str, reference: Backend) -> None:
     for call in (wanted[0], wanted[-1]):
         operator, arguments = operator_arguments(call)
         library.opcheck(operator, arguments, test_utils=CHECKS)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_opcheck_of_the_gradient_in_one_operation(with_residual: bool, layout: str) -> None:
+    """It is no raw operation, as backends without it compose it."""
+    norm_gradient = norm_calls(NORMS[3], torch.float32, layout)[4].replace(with_residual=with_residual)
+    arguments = in_one(norm_gradient)
+    library.opcheck(torch.ops.convkit.bn_act_grad.default, (), arguments, test_utils=CHECKS)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

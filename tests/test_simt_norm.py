@@ -9,7 +9,7 @@ import torch
 
 from convkit.backends.base import Backend
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.norms import NORMS, NormCase, norm_calls
+from convkit.testing.norms import NORMS, NormCase, alone, composed, norm_calls
 from convkit.testing.oracle import Call
 from convkit.testing.simt import Simt
 from tests.test_simt import check
@@ -62,6 +62,14 @@ def test_simt_statistics_of_infinities(first: float, simt: Simt, reference: Back
     x[0, 0, 0, 0], x[1, 1, 2, 3], x[1, 2, 0, 0] = first, INF, NAN
     for got, expected in zip(simt.bn_stats(x), reference.bn_stats(x)):
         torch.testing.assert_close(got, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_simt_gradient_in_one_operation(layout: str, simt: Simt) -> None:
+    for case in NORMS[:4]:
+        for call in norm_calls(case, torch.float32, layout)[3:]:
+            for got, right in zip(alone(call, simt), composed(call, simt)):
+                assert torch.equal(got, right), case.name
 
 
 def test_simt_norm_gradient_with_nan(simt: Simt, reference: Backend) -> None:

@@ -173,8 +173,10 @@ def check_batch_norm(dims: int, dtype: torch.dtype, channels_last: bool) -> None
         close(f"{name} {what}", got / elements, expected / elements, elements)
     used.add("bn_act_bwd")
     got = native.bn_act_bwd(dz, y, norm, NormSums(*sums, elements), True, channels_last)
-    for name, result, expected in zip(("dx", "dresidual"), got, (dx, dresidual)):
+    together = native.bn_act_grad(dz, y, norm, elements, True, channels_last)
+    for name, result, again, expected in zip(("dx", "dresidual"), got, together, (dx, dresidual)):
         close(f"{name} {what}", result, expected, elements)
+        close(f"{name} of bn_act_grad {what}", again, expected, elements)
 
 
 def main() -> None:

@@ -178,13 +178,22 @@ def across_processes(mean: Tensor, var: Tensor, number: int, group: Any) -> tupl
 def _backward(
     dz: Tensor, y: Tensor, norm: Norm, statistics: Statistics, needs: list[bool], backend: Backend
 ) -> list[Tensor | None]:
-    """The gradients of y, weight, bias and residual, where needed: one pass of sums, one that applies them."""
+    """The gradients of y, weight, bias and residual, where needed: one pass of sums, one that applies them.
+
+    Both are one operation where they are over the same elements; between them, processes add up their sums.
+    """
     operands = _for_kernels(norm)
     needs_y, needs_weight, needs_bias, needs_residual = needs
+    needs_sums = needs_weight or needs_bias or (needs_y and statistics.batch)
     dweight = dbias = dy = dresidual = None
-    if needs_weight or needs_bias or (needs_y and statistics.batch):
+    if needs_y and needs_sums and statistics.elements is None:
+        elements = y.numel() // y.shape[1] if statistics.batch else 0
+        dy, dresidual, dbias, dweight = backend.bn_act_grad(
+            dz, y, operands, elements, needs_residual, is_channels_last(y)
+        )
+    elif needs_sums:
         dbias, dweight = backend.bn_act_bwd_reduce(dz, y, operands)
-    if needs_y or needs_residual:
+    if dy is None and (needs_y or needs_residual):
         sums = NormSums()
         if statistics.batch and statistics.elements is not None:
             sums = _over_processes(dbias, dweight, statistics.elements, statistics.group)

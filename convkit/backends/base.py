@@ -314,3 +314,14 @@ class Backend:
         over all of them. n = 0: dx = invstd weight g. dresidual is an empty tensor where ``with_residual`` is False.
         """
         raise NotImplementedError
+
+    def bn_act_grad(
+        self, dz: Tensor, x: Tensor, norm: Norm, elements: int, with_residual: bool, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(dx, dresidual, dbias, dweight): ``bn_act_bwd`` with the sums of ``bn_act_bwd_reduce`` over ``elements``.
+
+        One operation where a backend gains by that; not a raw one: this is what it does otherwise.
+        """
+        dbias, dweight = self.bn_act_bwd_reduce(dz, x, norm)
+        sums = NormSums(dbias, dweight, elements)
+        return *self.bn_act_bwd(dz, x, norm, sums, with_residual, channels_last), dbias, dweight

@@ -212,6 +212,24 @@ def bn_act_bwd(
     return _result(x, x.shape, channels_last), _result(x, other, channels_last)
 
 
+def bn_act_grad(
+    dz: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    count: int,
+    activation: int,
+    alpha: float,
+    with_residual: bool,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    other = x.shape if with_residual else (0, *x.shape[1:])
+    return _result(x, x.shape, channels_last), _result(x, other, channels_last), *bn_stats(x)
+
+
 KERNELS = (
     conv_fprop,
     conv_dgrad,
@@ -237,6 +255,7 @@ KERNELS = (
     bn_act,
     bn_act_bwd_reduce,
     bn_act_bwd,
+    bn_act_grad,
 )
 
 

@@ -92,6 +92,7 @@ class Native(Backend):
             self._bn_act = ops.bn_act.default
             self._bn_act_bwd_reduce = ops.bn_act_bwd_reduce.default
             self._bn_act_bwd = ops.bn_act_bwd.default
+            self._bn_act_grad = ops.bn_act_grad.default
             self._plan = ops.conv_plan.default
 
     def available(self) -> str | None:
@@ -281,3 +282,8 @@ class Native(Backend):
         self, dz: Tensor, x: Tensor, norm: Norm, sums: NormSums, with_residual: bool, channels_last: bool
     ) -> tuple[Tensor, Tensor]:
         return self._bn_act_bwd(dz, x, *norm.tensors, *sums, *norm.form, with_residual, channels_last)
+
+    def bn_act_grad(
+        self, dz: Tensor, x: Tensor, norm: Norm, elements: int, with_residual: bool, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._bn_act_grad(dz, x, *norm.tensors, elements, *norm.form, with_residual, channels_last)

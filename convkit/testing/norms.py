@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convkit.backends.base import Backend, bundled
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase
 from convkit.testing.layouts import LAYOUTS
@@ -110,6 +111,23 @@ def norm_calls(case: NormCase, dtype: torch.dtype, layout: str = "contiguous", e
         Call("bn_act_bwd", {**gradient, "with_residual": False}),
         Call("bn_act_bwd", {**gradient, "with_residual": True}),
     ]
+
+
+def in_one(gradient: Call) -> dict[str, Any]:
+    """The arguments of the operator ``bn_act_grad`` that make of a call of bn_act_bwd one that takes its own sums."""
+    return {name: value for name, value in gradient.arguments.items() if name not in ("dbias", "dweight")}
+
+
+def composed(gradient: Call, backend: Backend) -> tuple[Tensor, ...]:
+    """What ``bn_act_grad`` of these arguments is: two operations, one after the other."""
+    a = bundled(in_one(gradient))
+    return Backend.bn_act_grad(backend, elements=a.pop("count"), **a)
+
+
+def alone(gradient: Call, backend: Backend) -> tuple[Tensor, ...]:
+    """The same in whatever the backend does."""
+    a = bundled(in_one(gradient))
+    return backend.bn_act_grad(elements=a.pop("count"), **a)
 
 
 def stats_calls(case: ConvCase, dtype: torch.dtype, layout: str = "contiguous", exact: bool = False) -> list[Call]:

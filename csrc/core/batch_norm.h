@@ -24,6 +24,12 @@ struct BatchNormSums {
   int64_t count;
 };
 
+// Where the gradients go: those of x and, unless its data is nullptr, of the residual; sums as of BatchNormSums.
+struct BatchNormGradients {
+  TensorView dx, dresidual;
+  void *dbias, *dweight;
+};
+
 // Where per-channel statistics go: the mean and the variance, which is the mean square of what differs from it.
 struct ChannelStatistics {
   void *mean, *var;

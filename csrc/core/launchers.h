@@ -81,6 +81,9 @@ struct Launchers {
   // dx = the gradient of bn_act in x, dresidual = dz act'; dresidual.data may be nullptr
   Status (*bn_act_bwd)(const BatchNorm&, const BatchNormSums&, const TensorView& dz, const TensorView& x,
                        const TensorView& dx, const TensorView& dresidual);
+  // Both in one: bn_act_bwd with the sums of bn_act_bwd_reduce, which are results too
+  Status (*bn_act_grad)(const BatchNorm&, int64_t count, const TensorView& dz, const TensorView& x,
+                        const BatchNormGradients&);
 };
 
 namespace cpu {

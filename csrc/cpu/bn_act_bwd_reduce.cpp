@@ -1,6 +1,7 @@
 // bn_act_bwd_reduce: the sums over each channel that the gradient of bn_act needs.
 //
-// Computes  dbias[c] = sum g, dweight[c] = invstd sum g (x - mean), with g = dz act'(v) and v computed from x again.
+// Computes  dbias[c] = sum g, dweight[c] = invstd sum g (x - mean), with g = dz act'(v) and v computed from x again;
+//           g too, where a tensor is given for it (bn_act_bwd_sums).
 // Layout    any strides; vectors run along C where channels of x are neighbours, else along positions.
 // Mapping   a task is a share of the positions of all channels, or of the images of some channels; shares follow from
 //           the sizes alone.
@@ -16,23 +17,26 @@ namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
-// What a term needs: x, dz and the residual (if there is none, x again).
+constexpr int kTensors = 4;
+
+// What a term needs: x, dz, the residual, and where g goes (if there is none of them, x again).
 template <typename T, typename Act>
 struct Terms {
   using A = accumulate_t<T>;
   using V = vector_t<A>;
-  const TensorView* tensors[3];
-  bool residual;
+  const TensorView* tensors[kTensors];
+  bool residual, keeps;
   const Act& act;
 
   // g and g (x - mean) of n lanes; 0 in the others.
   template <bool kDense>
-  CONVKIT_INLINE void add(const NormVectors<A>& v, const T* const (&p)[3], const int64_t (&lane)[3], int n, V* sum,
-                          V* product) const {
+  CONVKIT_INLINE void add(const NormVectors<A>& v, T* const (&p)[kTensors], const int64_t (&lane)[kTensors], int n,
+                          V* sum, V* product) const {
     const V centred = load_run<kDense>(p[0], lane[0], n) - v.mean;
     V u = centred * v.scale + v.bias;
     if (Act::kReadsValue && residual) u += load_run<kDense>(p[2], lane[2], n);
     const V g = act.gradient(u, load_run<kDense>(p[1], lane[1], n));  // a lane that is not there has dz = 0
+    if (keeps) store_run<kDense>(p[3], lane[3], g, n);
     *sum += g;
     *product += g * centred;
   }
@@ -40,15 +44,15 @@ struct Terms {
 
 // The sums of positions [begin, end) of all channels, which are vectors' lanes.
 template <bool kDense, typename T, typename Act>
-void sum_pixels(const Terms<T, Act>& terms, const Walk<3>& walk, const NormArrays<accumulate_t<T>>& arrays,
+void sum_pixels(const Terms<T, Act>& terms, const Walk<kTensors>& walk, const NormArrays<accumulate_t<T>>& arrays,
                 int64_t begin, int64_t end, accumulate_t<T>* sums, double* totals) {
   using A = accumulate_t<T>;
   using V = vector_t<A>;
   constexpr int lanes = lanes_of<T>();
   const int64_t channels = terms.tensors[0]->size[kC], pitch = ceil_of(channels, lanes) * lanes;
   const int64_t most = clamped(kPixelBlock / channels, 8, kRunTerms);
-  int64_t lane[3], added = 0;
-  for (int j = 0; j < 3; ++j) lane[j] = kDense ? 1 : terms.tensors[j]->stride[kC];
+  int64_t lane[kTensors], added = 0;
+  for (int j = 0; j < kTensors; ++j) lane[j] = kDense ? 1 : terms.tensors[j]->stride[kC];
   for (int64_t i = 0; i < 2 * pitch; ++i) sums[i] = 0;
   for (int64_t c = 0; c < 2 * channels; ++c) totals[c] = 0;
   const auto set_aside = [&] {
@@ -59,7 +63,7 @@ void sum_pixels(const Terms<T, Act>& terms, const Walk<3>& walk, const NormArray
     }
     added = 0;
   };
-  walk.visit(begin, end, most, [&](const int64_t (&offset)[3], int64_t count) {
+  walk.visit(begin, end, most, [&](const int64_t (&offset)[kTensors], int64_t count) {
     for_columns<lanes>(channels, [&](int64_t c, auto columns, int n) {
       NormVectors<A> v[columns.value];
       V sum[columns.value], product[columns.value];
@@ -71,8 +75,8 @@ void sum_pixels(const Terms<T, Act>& terms, const Walk<3>& walk, const NormArray
       for (int64_t i = 0; i < count; ++i)
 #pragma GCC unroll 4
         for (int k = 0; k < columns.value; ++k) {
-          const T* p[3];
-          for (int j = 0; j < 3; ++j)
+          T* p[kTensors];
+          for (int j = 0; j < kTensors; ++j)
             p[j] = data<T>(*terms.tensors[j]) + offset[j] + i * walk.step[j] + (c + k * lanes) * lane[j];
           terms.template add<kDense>(v[k], p, lane, n, sum + k, product + k);
         }
@@ -88,8 +92,8 @@ void sum_pixels(const Terms<T, Act>& terms, const Walk<3>& walk, const NormArray
 
 // The sums of one channel of images [begin, end): totals[0] and totals[1].
 template <bool kDense, typename T, typename Act>
-void sum_planes(const Terms<T, Act>& terms, const Walk<3>& walk, const NormArrays<accumulate_t<T>>& arrays, int64_t c,
-                int64_t begin, int64_t end, double* totals) {
+void sum_planes(const Terms<T, Act>& terms, const Walk<kTensors>& walk, const NormArrays<accumulate_t<T>>& arrays,
+                int64_t c, int64_t begin, int64_t end, double* totals) {
   using A = accumulate_t<T>;
   using V = vector_t<A>;
   constexpr int lanes = lanes_of<T>();
@@ -104,15 +108,15 @@ void sum_planes(const Terms<T, Act>& terms, const Walk<3>& walk, const NormArray
     added = 0;
   };
   for (int64_t image = begin; image < end; ++image)
-    walk.visit(0, walk.positions(), kRunTerms * lanes, [&](const int64_t (&offset)[3], int64_t count) {
-      const T* p[3];
-      for (int j = 0; j < 3; ++j) {
+    walk.visit(0, walk.positions(), kRunTerms * lanes, [&](const int64_t (&offset)[kTensors], int64_t count) {
+      T* p[kTensors];
+      for (int j = 0; j < kTensors; ++j) {
         const TensorView& t = *terms.tensors[j];
         p[j] = data<T>(t) + image * t.stride[kN] + c * t.stride[kC] + offset[j];
       }
       const auto next = [&](int which, int n) {
         terms.template add<kDense>(v, p, walk.step, n, sum + which, product + which);
-        for (int j = 0; j < 3; ++j) p[j] += n * (kDense ? 1 : walk.step[j]);
+        for (int j = 0; j < kTensors; ++j) p[j] += n * (kDense ? 1 : walk.step[j]);
       };
       int64_t i = 0;
       for (; i + 2 * lanes <= count; i += 2 * lanes) {
@@ -131,7 +135,7 @@ Status reduce(const Terms<T, Act>& terms, const NormArrays<accumulate_t<T>>& arr
   using A = accumulate_t<T>;
   const TensorView& x = *terms.tensors[0];
   const bool along_channels = channels_are_neighbours(x);
-  const Walk<3> walk(terms.tensors, along_channels);
+  const Walk<kTensors> walk(terms.tensors, along_channels);
   const Shares shares = cut(x, along_channels);
   double* partial = static_cast<double*>(thread_scratch(2, static_cast<size_t>(shares.count * shares.pitch * 2) * 8));
   if (partial == nullptr) return {"bn_act_bwd_reduce ran out of memory"};
@@ -174,7 +178,8 @@ Status reduce(const Terms<T, Act>& terms, const NormArrays<accumulate_t<T>>& arr
 
 }  // namespace
 
-Status bn_act_bwd_reduce(const BatchNorm& b, const TensorView& dz, const TensorView& x, void* dbias, void* dweight) {
+Status bn_act_bwd_sums(const BatchNorm& b, const TensorView& dz, const TensorView& x, const TensorView& g, void* dbias,
+                       void* dweight) {
   Status status{"bn_act_bwd_reduce has no kernel for this dtype"};
   visit_floating(x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -183,12 +188,17 @@ Status bn_act_bwd_reduce(const BatchNorm& b, const TensorView& dz, const TensorV
     status = arrays.fill(b, nullptr, x.size[kC]) ? kOk : Status{"bn_act_bwd_reduce ran out of memory"};
     if (!status.ok()) return;
     visit_activation(b.activation, b.alpha, [&](const auto& act) {
-      const bool residual = b.residual.data != nullptr;
-      const Terms<T, std::decay_t<decltype(act)>> terms{{&x, &dz, residual ? &b.residual : &x}, residual, act};
+      const bool residual = b.residual.data != nullptr, keeps = g.data != nullptr;
+      const Terms<T, std::decay_t<decltype(act)>> terms{
+          {&x, &dz, residual ? &b.residual : &x, keeps ? &g : &x}, residual, keeps, act};
       status = reduce(terms, arrays, b, static_cast<A*>(dbias), static_cast<A*>(dweight));
     });
   });
   return status;
+}
+
+Status bn_act_bwd_reduce(const BatchNorm& b, const TensorView& dz, const TensorView& x, void* dbias, void* dweight) {
+  return bn_act_bwd_sums(b, dz, x, {}, dbias, dweight);
 }
 
 }  // namespace CONVKIT_ISA

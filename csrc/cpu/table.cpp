@@ -41,6 +41,7 @@ const Launchers kLaunchers = {
     bn_act,
     bn_act_bwd_reduce,
     bn_act_bwd,
+    bn_act_grad,
 };
 
 }  // namespace CONVKIT_ISA

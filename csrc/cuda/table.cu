@@ -16,6 +16,12 @@ Status conv_fprop_stats(const ConvProblem& p, const TensorView& x, const TensorV
   return status.ok() ? bn_stats(y, statistics) : status;
 }
 
+Status bn_act_grad(const BatchNorm& b, int64_t count, const TensorView& dz, const TensorView& x,
+                   const BatchNormGradients& to) {
+  const Status status = bn_act_bwd_reduce(b, dz, x, to.dbias, to.dweight);
+  return status.ok() ? bn_act_bwd(b, {to.dbias, to.dweight, count}, dz, x, to.dx, to.dresidual) : status;
+}
+
 }  // namespace
 
 const Launchers& launchers() {
@@ -47,6 +53,7 @@ const Launchers& launchers() {
     t.bn_act = bn_act;
     t.bn_act_bwd_reduce = bn_act_bwd_reduce;
     t.bn_act_bwd = bn_act_bwd;
+    t.bn_act_grad = bn_act_grad;
     each_operation(&t, RefuseIfEmpty{});
     return t;
   }();

@@ -38,6 +38,15 @@ Result result_like(const Tensor& x, const Call& c, bool wanted, bool channels_la
                   channels_last);
 }
 
+// dx, and dresidual or a tensor without elements and a view without data.
+struct Gradients {
+  Result dx, dresidual;
+  Gradients(const Tensor& x, const Call& c, bool with_residual, bool channels_last)
+      : dx(result_like(x, c, true, channels_last)), dresidual(result_like(x, c, with_residual, channels_last)) {
+    if (!with_residual) dresidual.view.data = nullptr;
+  }
+};
+
 }  // namespace
 
 std::tuple<Tensor, Tensor> bn_stats(const Tensor& x) {
@@ -80,13 +89,28 @@ std::tuple<Tensor, Tensor> bn_act_bwd(const Tensor& dz, const Tensor& x, const T
                   "convkit: argument 'count' must be 0, or positive and given with 'dbias' and 'dweight', got ", count);
   const DType wide = channel_dtype(c.x.dtype);
   const BatchNormSums sums{channel_data(dbias, c.x, wide, "dbias"), channel_data(dweight, c.x, wide, "dweight"), count};
-  const Result dx = result_like(x, c, true, channels_last), other = result_like(x, c, with_residual, channels_last);
-  TensorView dresidual = other.view;
-  if (!with_residual) dresidual.data = nullptr;
+  const Gradients to(x, c, with_residual, channels_last);
   if (has_channels(x))
     check(Target(dz, x, mean, invstd, weight, bias, residual, dbias, dweight)
-              ->bn_act_bwd(c.norm, sums, dzv, c.x, dx.view, dresidual));
-  return {dx.tensor, other.tensor};
+              ->bn_act_bwd(c.norm, sums, dzv, c.x, to.dx.view, to.dresidual.view));
+  return {to.dx.tensor, to.dresidual.tensor};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> bn_act_grad(const Tensor& dz, const Tensor& x, const Tensor& mean,
+                                                       const Tensor& invstd, const OptionalTensor& weight,
+                                                       const OptionalTensor& bias, const OptionalTensor& residual,
+                                                       int64_t count, int64_t activation, double alpha,
+                                                       bool with_residual, bool channels_last) {
+  const Call c = norm_call(x, mean, invstd, weight, bias, residual, activation, alpha);
+  const TensorView dzv = view_like(dz, c.x, c.spatial_dims, "dz");
+  STD_TORCH_CHECK(count >= 0, "convkit: argument 'count' must be 0 or positive, got ", count);
+  const Gradients to(x, c, with_residual, channels_last);
+  const Tensor dbias = channel_vector(x, c.x), dweight = channel_vector(x, c.x);
+  if (has_channels(x))
+    check(Target(dz, x, mean, invstd, weight, bias, residual)
+              ->bn_act_grad(c.norm, count, dzv, c.x,
+                            {to.dx.view, to.dresidual.view, dbias.mutable_data_ptr(), dweight.mutable_data_ptr()}));
+  return {to.dx.tensor, to.dresidual.tensor, dbias, dweight};
 }
 
 }  // namespace convkit::binding

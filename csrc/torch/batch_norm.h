@@ -24,4 +24,11 @@ std::tuple<Tensor, Tensor> bn_act_bwd(const Tensor& dz, const Tensor& x, const T
                                       const OptionalTensor& dweight, int64_t count, int64_t activation, double alpha,
                                       bool with_residual, bool channels_last);
 
+// bn_act_bwd with the sums of bn_act_bwd_reduce: dx, dresidual, dbias and dweight.
+std::tuple<Tensor, Tensor, Tensor, Tensor> bn_act_grad(const Tensor& dz, const Tensor& x, const Tensor& mean,
+                                                       const Tensor& invstd, const OptionalTensor& weight,
+                                                       const OptionalTensor& bias, const OptionalTensor& residual,
+                                                       int64_t count, int64_t activation, double alpha,
+                                                       bool with_residual, bool channels_last);
+
 }  // namespace convkit::binding

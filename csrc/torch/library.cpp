@@ -58,6 +58,10 @@ CONVKIT_DEFINE(CONVKIT_LIBRARY_NAME, m) {
       "bn_act_bwd(Tensor dz, Tensor x, Tensor mean, Tensor invstd, Tensor? weight, Tensor? bias, Tensor? residual, "
       "Tensor? dbias, Tensor? dweight, SymInt count, int activation, float alpha, bool with_residual, "
       "bool channels_last) -> (Tensor, Tensor)");
+  m.def(
+      "bn_act_grad(Tensor dz, Tensor x, Tensor mean, Tensor invstd, Tensor? weight, Tensor? bias, Tensor? residual, "
+      "SymInt count, int activation, float alpha, bool with_residual, bool channels_last) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 // The bindings serve every device: a call goes where its tensors are (torch/target.h).
@@ -88,6 +92,7 @@ static void implement(Library& m) {
   m.impl("bn_act", TORCH_BOX(&cb::bn_act));
   m.impl("bn_act_bwd_reduce", TORCH_BOX(&cb::bn_act_bwd_reduce));
   m.impl("bn_act_bwd", TORCH_BOX(&cb::bn_act_bwd));
+  m.impl("bn_act_grad", TORCH_BOX(&cb::bn_act_grad));
 }
 
 CONVKIT_IMPLEMENT(CONVKIT_LIBRARY_NAME, CPU, m) {
