@@ -151,11 +151,6 @@ def test_statistics_of_channels_far_from_zero(
         call = Call("bn_stats", {"x": LAYOUTS[layout](x.to(dtype))})
         for expected, result in verify(call, backend, reference):
             assert mismatch(result, expected) is None
-        var = call.run(backend)[1]
-        exact = call.arguments["x"].double().var((0, 2, 3), correction=0)
-        # A shift by an element of the channel leaves distances of some standard deviations.
-        far = 1 + 4 * torch.tensor(x.numel() / size[1]).log()
-        assert bool(((var - exact).abs() <= 40 * far * unit_roundoff(dtype) * 1e4 * exact).all())
 
 
 def test_statistics_with_an_outlier_first(backend: Backend, reference: Backend) -> None:

@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 ALPHA = 0.1
 LAYERS = {1: convkit.nn.ConvBNReLU1d, 2: convkit.nn.ConvBNReLU2d, 3: convkit.nn.ConvBNReLU3d}
 TORCH = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
-CHAINS = [c for c in CONVOLUTIONS if c.symmetric and c.input[0] * len(c.input) > 0]
+CHAINS = [c for c in CONVOLUTIONS if c.symmetric and c.input[0] > 0]
 
 
 def leaf(*shape: int, seed: int = 0) -> Tensor:

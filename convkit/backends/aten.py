@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convkit.backends.base import Backend, Norm, accumulate_dtype
-from convkit.backends.layout import OFFSET_DTYPES
+from convkit.backends.layout import OFFSET_DTYPES, in_layout
 from convkit.backends.reference import Reference, apply_epilogue
 from convkit.backends.reference.activations import activate
 from convkit.problem import ConvSpec, PoolSpec, conv_output_size, conv_transpose_output_size, offset_bytes
@@ -37,15 +37,9 @@ _MAX_BACKWARD = {
 }
 
 
-def _in_layout(t: Tensor, channels_last: bool) -> Tensor:
-    if not channels_last:
-        return t.contiguous()
-    return t.contiguous(memory_format=torch.channels_last if t.dim() == 4 else torch.channels_last_3d)
-
-
 def _like(t: Tensor, size: tuple[int, ...], channels_last: bool) -> Tensor:
     """A tensor of this size whose values do not matter: PyTorch reads its size and layout only."""
-    return _in_layout(t.new_empty(size), channels_last)
+    return in_layout(t.new_empty(size), channels_last)
 
 
 def _shared_padding(spec: ConvSpec) -> tuple[tuple[int, ...], list[int]]:
@@ -122,7 +116,7 @@ class Aten(Backend):
             x, w, bias if plain else None, spec.stride, padding, spec.dilation, False, [0] * len(padding), spec.groups
         )
         y = apply_epilogue(y, None if plain else bias, scale, residual, spec)
-        return _in_layout(y, channels_last)
+        return in_layout(y, channels_last)
 
     def conv_dgrad(
         self,
@@ -142,7 +136,7 @@ class Aten(Backend):
         dx = torch.convolution(dy, w, None, spec.stride, padding, spec.dilation, True, missing, spec.groups)
         if any(extra):
             dx = F.pad(dx, [-e for e in extra])
-        return _in_layout(apply_epilogue(dx, bias, scale, residual, spec), channels_last)
+        return in_layout(apply_epilogue(dx, bias, scale, residual, spec), channels_last)
 
     def conv_wgrad(
         self, dy: Tensor, x: Tensor, kernel_size: tuple[int, ...], spec: ConvSpec, channels_last: bool
@@ -170,7 +164,7 @@ class Aten(Backend):
             spec.groups,
             [False, True, False],
         )[1]
-        return _in_layout(dw, channels_last)
+        return in_layout(dw, channels_last)
 
     def conv_bgrad(self, dy: Tensor) -> Tensor:
         return _reference.conv_bgrad(dy)
@@ -194,12 +188,12 @@ class Aten(Backend):
             start = start.view(-1, *(1,) * (len(size) - 1 - d))
             offset = offset * kernel + (indices // plane % length - start) // spec.dilation[d]
         kept = (offset if offsets else offset[:0]).to(dtype)
-        return _in_layout(y, channels_last), _in_layout(kept, channels_last)
+        return in_layout(y, channels_last), in_layout(kept, channels_last)
 
     def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
         indices = self.pool_indices(offsets, tuple(x.shape[2:]), spec, False).flatten(2)
         y = x.flatten(2).gather(2, indices.clamp(min=0)).masked_fill(indices < 0, 0)
-        return _in_layout(y.view(offsets.shape), channels_last)
+        return in_layout(y.view(offsets.shape), channels_last)
 
     def pool_select_bwd(
         self, dy: Tensor, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool
@@ -211,10 +205,10 @@ class Aten(Backend):
         indices = self.pool_indices(offsets, input_size, spec, channels_last)
         x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
         if spec.output_size:
-            dx = _ADAPTIVE[dy.dim() - 2]["max_bwd"](_in_layout(dy, channels_last), x, indices)
-            return _in_layout(dx, channels_last)
+            dx = _ADAPTIVE[dy.dim() - 2]["max_bwd"](in_layout(dy, channels_last), x, indices)
+            return in_layout(dx, channels_last)
         dx = _MAX_BACKWARD[dy.dim() - 2](
-            _in_layout(dy, channels_last),
+            in_layout(dy, channels_last),
             x,
             spec.kernel_size,
             spec.stride,
@@ -223,7 +217,7 @@ class Aten(Backend):
             spec.ceil_mode,
             indices,
         )
-        return _in_layout(dx, channels_last)
+        return in_layout(dx, channels_last)
 
     def pool_indices(self, offsets: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         return _reference.pool_indices(offsets, input_size, spec, channels_last)
@@ -232,7 +226,7 @@ class Aten(Backend):
         if x.dim() == 3:
             return self.avg_pool(x.unsqueeze(2), _two_dimensional(spec), False).squeeze(2)
         if spec.output_size:
-            return _in_layout(_ADAPTIVE[x.dim() - 2]["avg"](x, spec.output_size), channels_last)
+            return in_layout(_ADAPTIVE[x.dim() - 2]["avg"](x, spec.output_size), channels_last)
         forward = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
         y = forward(
             x,
@@ -243,16 +237,16 @@ class Aten(Backend):
             spec.count_include_pad,
             spec.divisor_override or None,
         )
-        return _in_layout(y, channels_last)
+        return in_layout(y, channels_last)
 
     def avg_pool_bwd(self, dy: Tensor, input_size: tuple[int, ...], spec: PoolSpec, channels_last: bool) -> Tensor:
         if dy.dim() == 3:
             return self.avg_pool_bwd(dy.unsqueeze(2), (1, *input_size), _two_dimensional(spec), False).squeeze(2)
         x = _like(dy, (*dy.shape[:2], *input_size), channels_last)
         if spec.output_size:
-            return _in_layout(_ADAPTIVE[dy.dim() - 2]["avg_bwd"](_in_layout(dy, channels_last), x), channels_last)
+            return in_layout(_ADAPTIVE[dy.dim() - 2]["avg_bwd"](in_layout(dy, channels_last), x), channels_last)
         dx = _AVG_BACKWARD[dy.dim() - 2](
-            _in_layout(dy, channels_last),
+            in_layout(dy, channels_last),
             x,
             spec.kernel_size,
             spec.stride,
@@ -261,7 +255,7 @@ class Aten(Backend):
             spec.count_include_pad,
             spec.divisor_override or None,
         )
-        return _in_layout(dx, channels_last)
+        return in_layout(dx, channels_last)
 
     def max_unpool(self, x: Tensor, indices: Tensor, output_size: tuple[int, ...], channels_last: bool) -> Tensor:
         size = list(output_size)
@@ -271,7 +265,7 @@ class Aten(Backend):
             y = torch.ops.aten.max_unpool2d(x, indices, size)
         else:
             y = torch.ops.aten.max_unpool3d(x, indices, size, [1, 1, 1], [0, 0, 0])
-        return _in_layout(y, channels_last)
+        return in_layout(y, channels_last)
 
     def plane_gather(self, x: Tensor, indices: Tensor, channels_last: bool) -> Tensor:
         return _reference.plane_gather(x, indices, channels_last)
@@ -297,7 +291,7 @@ class Aten(Backend):
             pool = torch.ops.aten.fractional_max_pool2d if x.dim() == 4 else torch.ops.aten.fractional_max_pool3d
             y, indices = pool(x, list(kernel_size), list(output_size), samples)
         kept = indices if with_indices else indices[:0]
-        return _in_layout(y, channels_last), _in_layout(kept, channels_last)
+        return in_layout(y, channels_last), in_layout(kept, channels_last)
 
     def lp_pool(
         self, x: Tensor, exponent: Tensor | None, spec: PoolSpec, p: float, norm: bool, channels_last: bool
@@ -307,7 +301,7 @@ class Aten(Backend):
         function = getattr(F, f"lp_pool{x.dim() - 2}d")
         kernel_size = spec.kernel_size[0] if x.dim() == 3 else spec.kernel_size
         y = function(x, p if exponent is None else exponent.to(x.dtype), kernel_size, spec.stride, spec.ceil_mode)
-        return _in_layout(y, channels_last)
+        return in_layout(y, channels_last)
 
     def lp_pool_bwd(
         self,
@@ -323,7 +317,7 @@ class Aten(Backend):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             y = self.lp_pool(x, exponent, spec, p, norm, channels_last)
-        return _in_layout(torch.autograd.grad(y, x, dy)[0], channels_last)
+        return in_layout(torch.autograd.grad(y, x, dy)[0], channels_last)
 
     def conv_fprop_stats(
         self, x: Tensor, w: Tensor, bias: Tensor | None, spec: ConvSpec, channels_last: bool
@@ -341,4 +335,4 @@ class Aten(Backend):
         v = F.batch_norm(wide, norm.mean, norm.invstd**-2, norm.weight, norm.bias, eps=0.0)
         if norm.residual is not None:
             v = v + norm.residual
-        return _in_layout(activate(v, *norm.form).to(x.dtype), channels_last)
+        return in_layout(activate(v, *norm.form).to(x.dtype), channels_last)

@@ -32,11 +32,11 @@ def is_channels_last(t: Tensor) -> bool:
     return True
 
 
-def in_layout_of(y: Tensor, x: Tensor) -> Tensor:
-    """``y``, dense, channels_last where ``x`` is."""
-    if is_channels_last(x):
-        return y.contiguous(memory_format=torch.channels_last if y.dim() == 4 else torch.channels_last_3d)
-    return y.contiguous()
+def in_layout(t: Tensor, channels_last: bool) -> Tensor:
+    """``t``, dense."""
+    if not channels_last:
+        return t.contiguous()
+    return t.contiguous(memory_format=torch.channels_last if t.dim() == 4 else torch.channels_last_3d)
 
 
 def result_strides(size: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convkit.autograd.pool import average_pooling, max_pooling
-from convkit.backends.layout import in_layout_of
+from convkit.backends.layout import in_layout, is_channels_last
 from convkit.functional.dimensions import public
 from convkit.functional.dtypes import check_floating, check_pool_input
 from convkit.functional.plans import plans
@@ -75,7 +75,7 @@ def _largest(x: Tensor, spec: PoolSpec, n: int, ndim: int) -> Tensor:
     # Padding is behind all elements of its window, but infinite.
     chosen = torch.arange(n, device=x.device) < real[..., None]
     total = torch.where(chosen, found, 0).sum(-1, dtype=wide)
-    return in_layout_of((total / real.clamp(min=1)).to(x.dtype), x)
+    return in_layout((total / real.clamp(min=1)).to(x.dtype), is_channels_last(x))
 
 
 nmax_pool1d, nmax_pool2d, nmax_pool3d = (public(_nmax_pool, n, "nmax_pool{n}d") for n in (1, 2, 3))

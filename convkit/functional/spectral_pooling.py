@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convkit.backends.layout import in_layout_of
+from convkit.backends.layout import in_layout, is_channels_last
 from convkit.functional.dimensions import public
 from convkit.functional.dtypes import check_floating, check_pool_input
 from convkit.functional.plans import plans
@@ -45,7 +45,7 @@ def _spectral_pool(ndim: int, input: Tensor, output_size: Any) -> Tensor:
     # Of the last one of the dimensions there is half: its own conjugate's imaginary part, irfftn leaves out.
     spectrum = spectrum.narrow(dims[-1], 0, out[dims[-1]] // 2 + 1)
     y: Tensor = torch.fft.irfftn(spectrum, s=[out[d] for d in dims], dim=dims, norm="forward")
-    return in_layout_of(y.to(input.dtype), input) if input.dim() == ndim + 2 else y.to(input.dtype)
+    return in_layout(y.to(input.dtype), is_channels_last(input)) if input.dim() == ndim + 2 else y.to(input.dtype)
 
 
 def _crop(spectrum: Tensor, dim: int, size: int) -> Tensor:

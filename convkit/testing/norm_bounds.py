@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend, Norm, NormSums, bundled
+from convkit.backends.reference.batch_norm import channel_sums, over_channels
 from convkit.problem import ACTIVATIONS
 from convkit.testing.tolerances import (
     ACCUMULATE,
@@ -37,14 +38,6 @@ OF_V = 5
 Expected = tuple[Tensor, Tensor, torch.dtype]
 
 
-def _over_channels(v: Tensor, like: Tensor) -> Tensor:
-    return v.view(1, -1, *(1,) * (like.dim() - 2))
-
-
-def _sums(t: Tensor) -> Tensor:
-    return t.sum((0, *range(2, t.dim())))
-
-
 def _largest(t: Tensor) -> Tensor:
     """The largest magnitude in each channel; 0 where there are no elements."""
     flat = t.abs().transpose(0, 1).flatten(1)
@@ -60,7 +53,7 @@ def _statistics(x: Tensor, dtype: torch.dtype, reference: Backend) -> tuple[Expe
     wide = ACCUMULATE[dtype]
     mean, var = reference.bn_stats(x)
     count = x.numel() // max(1, x.shape[1])
-    largest, farthest = _largest(x), _largest(x - _over_channels(mean, x))
+    largest, farthest = _largest(x), _largest(x - over_channels(mean, x))
     error = gamma(count + 8, unit_roundoff(wide))
     tiny = (count + 8) * smallest_subnormal(wide)
     of_var = error * (var + farthest**2 + var.sqrt() * largest) + (error * largest) ** 2 + tiny
@@ -68,7 +61,7 @@ def _statistics(x: Tensor, dtype: torch.dtype, reference: Backend) -> tuple[Expe
 
 
 class Inner(NamedTuple):
-    """v and g = dz act'(v) with their errors, and what surrounds them, all in float64."""
+    """v with its error, and what it is made of, all in float64: v = centred scale + bias + residual."""
 
     centred: Tensor
     scale: Tensor
@@ -78,10 +71,10 @@ class Inner(NamedTuple):
 
 def _inner(a: dict[str, Any], u: float) -> Inner:
     x = a["x"]
-    centred = x - _over_channels(a["mean"], x)
-    scale = _over_channels(a["invstd"] if a["weight"] is None else a["invstd"] * a["weight"], x)
+    centred = x - over_channels(a["mean"], x)
+    scale = over_channels(a["invstd"] if a["weight"] is None else a["invstd"] * a["weight"], x)
     v, size = centred * scale, (centred * scale).abs()
-    for more in (None if a["bias"] is None else _over_channels(a["bias"], x), a["residual"]):
+    for more in (None if a["bias"] is None else over_channels(a["bias"], x), a["residual"]):
         if more is not None:
             v, size = v + more, size + more.abs()
     return Inner(centred, scale, v, gamma(OF_V, u) * size)
@@ -123,18 +116,18 @@ def norm_expectations(
         error = activated(inner.v, inner.v_error, a["activation"], a["alpha"], dtype)
         return ((values, stored(values, error, dtype), dtype),)
     g, g_error = _gradient(a, inner, u, reference)
-    hat = inner.centred * _over_channels(a["invstd"], x)
+    hat = inner.centred * over_channels(a["invstd"], x)
     if op == "bn_act_bwd_reduce":
         count = x.numel() // max(1, x.shape[1])
         found = []
         for value, factor in zip(values, (torch.ones_like(hat), hat)):
-            of_terms = _sums(g_error * factor.abs())
-            tolerance = summation(value, _sums((g * factor).abs()), count, wide, more_roundings=6)
+            of_terms = channel_sums(g_error * factor.abs())
+            tolerance = summation(value, channel_sums((g * factor).abs()), count, wide, more_roundings=6)
             found.append((value, tolerance + of_terms * (1 + gamma(count + 6, u)), wide))
         return tuple(found)
     size, error = g.abs(), g_error
     if a["count"] != 0:
-        size = size + (_over_channels(a["dbias"], x).abs() + (hat * _over_channels(a["dweight"], x)).abs()) / a["count"]
+        size = size + (over_channels(a["dbias"], x).abs() + (hat * over_channels(a["dweight"], x)).abs()) / a["count"]
     error = inner.scale.abs() * (g_error + gamma(10, u) * (size + g_error))
     return (
         (values[0], stored(values[0], error, dtype), dtype),

@@ -45,6 +45,12 @@ def gamma(roundings: int, u: float) -> float:
     return roundings * u / (1 - roundings * u)
 
 
+def stored(exact: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bound of a result that errs by ``error`` and is then rounded to ``dtype``."""
+    store = unit_roundoff(dtype) if dtype != ACCUMULATE[dtype] else 0.0
+    return error * (1 + store) + store * exact.abs().double() + smallest_subnormal(dtype)
+
+
 def summation(
     exact: Tensor,
     magnitude: Tensor,
@@ -65,9 +71,7 @@ def summation(
     roundings = terms + more_roundings + (2 if dtype.is_complex else 0)
     relative = gamma(roundings, unit_roundoff(accumulate)) + gamma(roundings, unit_roundoff(torch.float64))
     error = amplification * complex_factor * relative * magnitude.double()
-    store = unit_roundoff(dtype) if dtype != accumulate else 0.0
-    underflow = roundings * smallest_subnormal(accumulate) + smallest_subnormal(dtype)
-    return error * (1 + store) + store * exact.abs().double() + underflow
+    return stored(exact, error, dtype) + roundings * smallest_subnormal(accumulate)
 
 
 #: Roundings of one term of lp_pool's gradient, dy (x / y)^(p - 1) for |p - 1| up to 4: two elementary functions within
@@ -84,14 +88,7 @@ def root_of_sum(exact: Tensor, terms: int, p: float, dtype: torch.dtype) -> Tens
     accumulate = ACCUMULATE[dtype]
     u = unit_roundoff(accumulate) + unit_roundoff(torch.float64)
     error = (gamma(terms + 4, u) / abs(p) + gamma(8, u)) * exact.abs().double()
-    store = unit_roundoff(dtype) if dtype != accumulate else 0.0
-    return error * (1 + store) + store * exact.abs().double() + smallest_subnormal(dtype)
-
-
-def stored(exact: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
-    """The bound of a result that errs by ``error`` and is then rounded to ``dtype``."""
-    store = unit_roundoff(dtype) if dtype != ACCUMULATE[dtype] else 0.0
-    return error * (1 + store) + store * exact.abs().double() + smallest_subnormal(dtype)
+    return stored(exact, error, dtype)
 
 
 #: No activation has a larger derivative: those of silu and gelu reach 1.10 and 1.13.

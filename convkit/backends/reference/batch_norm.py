@@ -14,12 +14,12 @@ from convkit.backends.reference.windows import finish
 from convkit.problem import ConvSpec
 
 
-def _over_channels(v: Tensor, like: Tensor) -> Tensor:
+def over_channels(v: Tensor, like: Tensor) -> Tensor:
     """A vector (C,) in the shape in which it meets (N, C, *spatial)."""
     return v.view(1, -1, *(1,) * (like.dim() - 2))
 
 
-def _sums(t: Tensor) -> Tensor:
+def channel_sums(t: Tensor) -> Tensor:
     return t.sum((0, *range(2, t.dim())))
 
 
@@ -27,12 +27,12 @@ class Normalised:
     """x as the formulas need it: ``centred`` = x - mean, ``scale`` = invstd weight, ``v`` = what is activated."""
 
     def __init__(self, x: Tensor, norm: Norm) -> None:
-        self.centred = x.to(norm.mean.dtype) - _over_channels(norm.mean, x)
-        self.invstd = _over_channels(norm.invstd, x)
-        self.scale = self.invstd if norm.weight is None else self.invstd * _over_channels(norm.weight, x)
+        self.centred = x.to(norm.mean.dtype) - over_channels(norm.mean, x)
+        self.invstd = over_channels(norm.invstd, x)
+        self.scale = self.invstd if norm.weight is None else self.invstd * over_channels(norm.weight, x)
         self.v = self.centred * self.scale
         if norm.bias is not None:
-            self.v = self.v + _over_channels(norm.bias, x)
+            self.v = self.v + over_channels(norm.bias, x)
         if norm.residual is not None:
             self.v = self.v + norm.residual
         self._form = norm.form
@@ -55,8 +55,8 @@ class BatchNormReference(ConvolutionReference):
     def bn_stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
         wide = x.to(accumulate_dtype(x.dtype))
         count = x.shape[0] * prod(x.shape[2:])
-        mean = _sums(wide) / count
-        return mean, _sums((wide - _over_channels(mean, x)) ** 2) / count
+        mean = channel_sums(wide) / count
+        return mean, channel_sums((wide - over_channels(mean, x)) ** 2) / count
 
     def bn_act(self, x: Tensor, norm: Norm, channels_last: bool) -> Tensor:
         return finish(Normalised(x, norm).activated(), x.dtype, channels_last)
@@ -64,7 +64,7 @@ class BatchNormReference(ConvolutionReference):
     def bn_act_bwd_reduce(self, dz: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
         normalised = Normalised(x, norm)
         g = normalised.gradient(dz)
-        return _sums(g), _sums(g * normalised.centred) * norm.invstd
+        return channel_sums(g), channel_sums(g * normalised.centred) * norm.invstd
 
     def bn_act_bwd(
         self, dz: Tensor, x: Tensor, norm: Norm, sums: NormSums, with_residual: bool, channels_last: bool
@@ -74,7 +74,7 @@ class BatchNormReference(ConvolutionReference):
         dbias, dweight, count = sums
         if dbias is not None and dweight is not None and count != 0:
             hat = normalised.centred * normalised.invstd
-            share = g - _over_channels(dbias, x) / count - hat * _over_channels(dweight, x) / count
+            share = g - over_channels(dbias, x) / count - hat * over_channels(dweight, x) / count
         dresidual = g if with_residual else torch.empty_like(g[:0])
         dx = finish(share * normalised.scale, x.dtype, channels_last)
         return dx, finish(dresidual, x.dtype, channels_last)
