@@ -257,3 +257,46 @@ except RuntimeError as error:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout
     assert shown.startswith("convkit.tune has nothing to measure: "), shown
     assert selection._substitute is None
+
+
+@pytest.mark.parametrize("dynamic", (False, True), ids=("sizes", "symbols"))
+def test_triton_is_chosen_in_graphs_where_it_was_faster(folder: Path, dynamic: bool) -> None:
+    """One graph without breaks asks the winners while it is traced; sizes that are symbols match every class."""
+    w = torch.randn(4, 8, 3, 3, device=DEVICE)
+    x = torch.randn(3, 8, 5, 6, device=DEVICE)
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return CF.max_pool2d(CF.conv2d(x, w), 2)
+
+    def called() -> set[str]:
+        torch._dynamo.reset()
+        graphs: list[torch.fx.GraphModule] = []
+
+        def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        result = torch.compile(network, backend=keep, fullgraph=True, dynamic=dynamic)(x)
+        torch.testing.assert_close(result, network(x))
+        targets = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+        return {t.split(".")[0] for t in targets if t.startswith("convkit")}
+
+    assert called() == {"convkit"}
+    convkit.tune(network, x, timer=favouring("triton"))
+    assert called() == {"convkit_triton"}
+    if not dynamic:
+        with convkit.backend("native"):  # a named backend is what runs
+            assert called() == {"convkit"}
+
+
+def test_triton_winners_of_several_classes() -> None:
+    known = tuned.Winners(
+        {},
+        {
+            "conv 1x8 (1, 1)": {"native": 1.0, "triton": 9.0},
+            "conv 64x8 (1, 1)": {"native": 30.0, "triton": 20.0, "else": 1.0},
+            "conv 64x16 (1, 1)": {"native": 1.0, "triton": 90.0},
+        },
+    )
+    assert [known.fastest(f"conv {n}x8 (1, 1)") for n in (1, 64, tuned.ANY, 3)] == ["native", "else", "triton", None]
+    assert known.fastest("conv *x* (1, 1)") == "native" and known.fastest("conv *x4 (1, 1)") is None

@@ -177,12 +177,21 @@ def _find(op: str, dtype: torch.dtype, device: torch.device, spec: Any, chosen: 
 _choose = lru_cache(maxsize=4096)(_find)
 
 
+def _measured(op: str, x: Tensor, w: Tensor | None, spec: Any) -> Backend | None:
+    """The backend that was measured to be the fastest, where one was, and it can run this."""
+    name = preference.fastest(op, x, w, spec)
+    if name is None or refusal(get(name), op, x.dtype, x.device, spec) is not None:
+        return None
+    return get(name)
+
+
 def select(op: str, x: Tensor, w: Tensor | None, spec: Any, name: str | None = None) -> tuple[Backend, Any]:
     """The backend for raw operation ``op`` of ``x`` (and ``w``), and ``spec`` with the requested algorithm."""
     if torch.compiler.is_compiling():
         # Reading _latest makes Dynamo guard on it; only then is the constant right in every later call.
         chosen = _traced_request(name) if _latest is None or _latest.name is not None else None
-        return _find(op, x.dtype, x.device, spec, chosen)
+        better = _measured(op, x, w, spec) if chosen is None else None
+        return _find(op, x.dtype, x.device, spec, chosen) if better is None else (better, spec)
     listener = _listener.get()
     if listener is not None:
         listener(op, x, w, spec, request(name))
@@ -190,10 +199,8 @@ def select(op: str, x: Tensor, w: Tensor | None, spec: Any, name: str | None = N
     if explicit is None:
         if _substitute is not None and (found := _substitute(op, x, w, spec)) is not None:
             return found, spec
-        if (better := preference.fastest(op, x, w, spec)) is not None:
-            implementation = get(better)
-            if refusal(implementation, op, x.dtype, x.device, spec) is None:
-                return implementation, spec
+        if (better := _measured(op, x, w, spec)) is not None:
+            return better, spec
     return _choose(op, x.dtype, x.device, spec, explicit)
 
 

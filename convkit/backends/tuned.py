@@ -20,6 +20,8 @@ import torch
 VARIABLE = "CONVKIT_TUNING"
 #: Raised when kernels change so that old winners no longer tell: files of another number are not read.
 GENERATION = 1
+#: In a problem's text: any size.
+ANY = "*"
 
 
 @dataclass
@@ -30,9 +32,17 @@ class Winners:
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # class of problem -> backend -> seconds
 
     def fastest(self, problem: str) -> str | None:
-        """The backend that was fastest in a class of problems; None where none was measured."""
-        measured = self.seconds.get(problem)
-        return min(measured, key=measured.__getitem__) if measured else None
+        """The backend that was fastest in a class of problems; None where none was measured.
+
+        ``ANY`` in place of a size stands for all of them: it is the backend with the least sum over the classes that
+        were measured, among those measured in each.
+        """
+        alike = [self.seconds[problem]] if problem in self.seconds else []
+        if ANY in problem:
+            pattern = re.compile(re.escape(problem).replace(re.escape(ANY), "[0-9]+"))
+            alike = [seconds for p, seconds in self.seconds.items() if pattern.fullmatch(p)]
+        names = [name for name in (alike[0] if alike else ()) if all(name in seconds for seconds in alike)]
+        return min(names, key=lambda name: sum(seconds[name] for seconds in alike), default=None)
 
 
 _NONE = Winners()
