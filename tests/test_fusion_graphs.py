@@ -150,7 +150,8 @@ def test_numbers_that_kernels_have_no_activation_for() -> None:
 
 
 class Subclass(nn.Conv2d):
-    pass
+    def _conv_forward(self, *args: Any) -> Tensor:
+        return super()._conv_forward(*args) * 2
 
 
 LEFT: dict[str, tuple[Callable[[Layers], Any], str]] = {
@@ -171,6 +172,25 @@ def test_convolutions_without_norms_that_do_more_are_left(cls: type[Layers], cas
     report = convkit.fuse(model)
     assert [r.name for r in report.left if reason in r.reason] == ["conv1"], report
     assert "conv1" not in [r.name for r in report.fused]
+
+
+class Depthwise(nn.Conv2d):
+    """A subclass whose call does what its base class's does, as EfficientNet has one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+
+class Momentum(nn.BatchNorm2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, momentum=0.5)
+
+
+def test_subclasses_that_add_nothing_to_a_call_are_fused() -> None:
+    model = nn.Sequential(Depthwise(3), Momentum(3), nn.ReLU(), Depthwise(3), nn.SiLU()).double()
+    twin = copy.deepcopy(model)
+    assert [r.layer for r in convkit.fuse(model).fused] == ["Depthwise, Momentum, relu", "Depthwise, silu"]
+    compare(model, twin, images(2, 3, 6, 6))
 
 
 class Watching(Layers):

@@ -53,7 +53,8 @@ def fuse(model: nn.Module) -> FusionReport:
     traces, and by the text of its forward (attributes called one after the other) where it does not.
 
     Left alone, with the reason in the report: what is used elsewhere too, shared or reused modules, hooks,
-    parametrizations, subclasses, batch norms in another mode than the module around them, modules that do not trace.
+    parametrizations, subclasses whose call does more, batch norms in another mode than the module around them,
+    modules that do not trace.
     ``unfuse`` restores. TypeError unless ``model`` is a module.
     """
     if not isinstance(model, nn.Module):

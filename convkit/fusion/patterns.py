@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from convkit.functional.fused import ALPHAS, activation_number
 from convkit.fusion.tracing import is_leaf
-from convkit.nn.fused import CONVOLUTIONS, NORMS, hooked
+from convkit.nn.fused import CONVOLUTIONS, NORMS, base, hooked
 
 _MODULES: dict[type, str] = {
     nn.ReLU: "relu",
@@ -227,13 +227,15 @@ def module_refusal(conv: Any, bn: Any, training: bool) -> str | None:
 
     ``bn`` is None where a convolution without a norm is activated, whatever the mode.
     """
-    if type(conv) not in CONVOLUTIONS:
+    kind = base(conv, CONVOLUTIONS)
+    if kind is None or parametrize.is_parametrized(conv):
         return _no_convolution(conv)
     modules = [conv]
     if bn is not None:
-        if type(bn) not in NORMS:
+        norm = base(bn, NORMS)
+        if norm is None:
             return f"{type(bn).__name__} is not torch.nn's own batch norm"
-        if CONVOLUTIONS[type(conv)] != NORMS[type(bn)]:
+        if CONVOLUTIONS[kind] != NORMS[norm]:
             return f"{type(bn).__name__} behind {type(conv).__name__}: of different numbers of dimensions"
         modules.append(bn)
     for module in modules:

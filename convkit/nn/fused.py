@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from convkit.autograd.activations import activate
 from convkit.autograd.function import differentiable
@@ -52,10 +51,18 @@ def watched() -> bool:
     return not torch.compiler.is_compiling() and _any_global_hook()
 
 
-def _is_one_of(module: torch.nn.Module, kinds: dict[type, int]) -> bool:
-    """Whether a module is of one of these classes, or that with parametrized tensors; not of a subclass."""
-    kind = type(module)
-    return kind in kinds or (parametrize.is_parametrized(module) and kind.__bases__[0] in kinds)
+#: What a class must not define anew, for a call to do what its base class's does.
+_CALLED = ("forward", "__call__", "__getattr__", "_call_impl", "_conv_forward", "_output_padding", "_check_input_dim")
+
+
+def base(module: torch.nn.Module, kinds: dict[type, int]) -> type | None:
+    """The class of ``kinds`` whose forward a call of ``module`` runs: its own, or that of a subclass that adds none."""
+    for kind in type(module).__mro__:
+        if kind in kinds:
+            return kind
+        if any(name in vars(kind) for name in _CALLED):
+            return None
+    return None
 
 
 def fusable(conv: Any, bn: Any, x: Tensor) -> bool:
@@ -63,9 +70,9 @@ def fusable(conv: Any, bn: Any, x: Tensor) -> bool:
 
     ``bn`` is None where nothing normalises.
     """
-    if not _is_one_of(conv, CONVOLUTIONS) or hooked(conv) or watched():
+    if base(conv, CONVOLUTIONS) is None or hooked(conv) or watched():
         return False
-    if bn is not None and (not _is_one_of(bn, NORMS) or hooked(bn)):
+    if bn is not None and (base(bn, NORMS) is None or hooked(bn)):
         return False
     return x.dim() == len(conv.kernel_size) + 2 and x.numel() > 0
 
