@@ -33,8 +33,8 @@ def _nmax_pool(
 ) -> Tensor:
     """Mean of the n largest elements of sliding windows: n = 1 is their maximum, all of them their mean.
 
-    With the elements of a window sorted, x_1 >= x_2 >= ..., y = (x_1 + ... + x_n) / n: the sum of the n largest
-    activations that the lectures call N-max pooling, as a mean, so that results stay comparable when n changes.
+    With the elements of a window sorted, x_1 >= x_2 >= ..., y = (x_1 + ... + x_n) / n: N-max pooling's sum of the n
+    largest activations as a mean, so that results stay comparable when n changes.
     Padding is never chosen: a window that has fewer than n elements of the input gives the mean of those. Of equal
     elements the first are chosen; NaN counts as larger than every number. The gradient goes to the chosen ones, 1 / n
     each.
