@@ -34,16 +34,18 @@ CONVKIT_INLINE PhiloxKeys philox_keys(uint64_t seed) {
   return keys;
 }
 
-// Rounds `first` to 9 on the block c. W holds a word in the lower half of 64 bits, W one of them or a vector; upper
+// Rounds kRound to 9 on the block c. W holds a word in the lower half of 64 bits, W one of them or several; upper
 // halves are ignored and left undefined, which spares masks: multiply(W a, uint32_t m) reads the lower ones alone.
-template <typename W, typename Multiply>
-CONVKIT_INLINE void philox_rounds(W (&c)[4], int first, const PhiloxKeys& keys, const Multiply& multiply) {
-  for (int round = first; round < PhiloxKeys::kRounds; ++round) {
+// One function per round: what a round leaves unused then costs nothing.
+template <int kRound, typename W, typename Multiply>
+CONVKIT_INLINE void philox_rounds(W (&c)[4], const PhiloxKeys& keys, const Multiply& multiply) {
+  if constexpr (kRound < PhiloxKeys::kRounds) {
     const W p0 = multiply(c[0], 0xD2511F53u), p1 = multiply(c[2], 0xCD9E8D57u);
-    c[0] = (p1 >> 32) ^ c[1] ^ keys.k[round][0];
+    c[0] = (p1 >> 32) ^ c[1] ^ keys.k[kRound][0];
     c[1] = p1;
-    c[2] = (p0 >> 32) ^ c[3] ^ keys.k[round][1];
+    c[2] = (p0 >> 32) ^ c[3] ^ keys.k[kRound][1];
     c[3] = p0;
+    philox_rounds<kRound + 1>(c, keys, multiply);
   }
 }
 
@@ -52,7 +54,7 @@ template <typename W, typename Multiply>
 CONVKIT_INLINE W philox_draw(W index, const PhiloxKeys& keys, const Multiply& multiply) {
   const W p0 = multiply(index, 0xD2511F53u);
   W c[4] = {(index >> 32) ^ keys.k[0][0], W{}, (p0 >> 32) ^ keys.k[0][1], p0};
-  philox_rounds(c, 1, keys, multiply);
+  philox_rounds<1>(c, keys, multiply);
   return c[0];
 }
 

@@ -51,35 +51,35 @@ struct Choose {
     chosen = searching ? K{} - 1 : chosen;
   }
 
-  template <typename A, typename Window, typename Index>
-  CONVKIT_INLINE void run(const Window& window, const Index& index, Vec<A>& y, Vec<tap_t<A>>& chosen) const {
+  template <typename A, typename Window>
+  CONVKIT_INLINE void run(const Window& window, Vec<A> draw, Vec<A>& y, Vec<tap_t<A>>& chosen) const {
     using V = Vec<A>;
     const V sum = stochastic_sum<V>(window);
-    const V threshold = stochastic_threshold<A>(lane_uniform<A>(index(), keys), sum);
+    const V threshold = stochastic_threshold<A>(draw, sum);
     if (__builtin_expect(any_lane(~((threshold < sum) | (sum == V{}))), false))
       stochastic_search(window, threshold, y, chosen);
     else
       search_ordinary(window, threshold, y, chosen);
   }
-  template <typename A, typename Window, typename Index>
-  CONVKIT_INLINE void run(const Window& window, const Index& index, A& y, tap_t<A>& chosen) const {
+  template <typename A, typename Window>
+  CONVKIT_INLINE void run(const Window& window, A draw, A& y, tap_t<A>& chosen) const {
     const A sum = stochastic_sum<A>(window);
-    stochastic_search(window, stochastic_threshold<A>(static_cast<A>(philox_uniform(index(), keys)), sum), y, chosen);
+    stochastic_search(window, stochastic_threshold<A>(draw, sum), y, chosen);
   }
 };
 
 struct Expect {
   static constexpr bool kChooses = false;
-  template <typename A, typename V, typename K, typename Window, typename Index>
-  CONVKIT_INLINE void run(const Window& window, const Index&, V& y, K&) const {
+  template <typename A, typename V, typename K, typename Window>
+  CONVKIT_INLINE void run(const Window& window, V, V& y, K&) const {
     y = stochastic_expectation<A, V, K>(window);
   }
 };
 
 struct Sum {
   static constexpr bool kChooses = false;
-  template <typename A, typename V, typename K, typename Window, typename Index>
-  CONVKIT_INLINE void run(const Window& window, const Index&, V& y, K&) const {
+  template <typename A, typename V, typename K, typename Window>
+  CONVKIT_INLINE void run(const Window& window, V, V& y, K&) const {
     y = stochastic_sum<V>(window);
   }
 };

@@ -1,14 +1,15 @@
 // Pooling templates that see the elements of a window one by one, in row major order: for operations whose result
 // depends on that order, or that go over a window more than once.
 //
-// Computes  op.run<A>(window, index, y, chosen) for every window; window(f) calls f(x, tap) for each of its taps
-//           inside the input (and for taps in the padding with x = 0), and index() names the window: its position in
-//           a contiguous N C O P Q result
+// Computes  op.run<A>(window, draw, y, chosen) for every window; window(f) calls f(x, tap) for each of its taps
+//           inside the input (and for taps in the padding with x = 0). draw is its number in [0, 1), if op chooses
+//           (kChooses, with op.keys): that of its position in a contiguous N C O P Q result
 // Layout    any
 // Mapping   channels: lanes are channels, straight from x or from small planes that are turned (pool_turned.h). Rows:
 // lanes are windows along w, of one plane or of small
 //           planes side by side. Single: one window at a time, for windows too large to be kept.
-// Memory    rows: each input row is staged once (phases, zeros for padding written once) into a ring as deep as a
+// Memory    draws: those of a row of windows (of all channels) are made before its windows, which then need not wait.
+//           Rows: each input row is staged once (phases, zeros for padding written once) into a ring as deep as a
 //           window is high; at most kMostStaged bytes.
 #pragma once
 
@@ -83,14 +84,18 @@ struct ChannelWindows {
   const Op& op;
   int64_t first_plane;  // channel 0 of image 0
   TapList<T, I> taps;
+  A* draws = nullptr;  // of all channels of a window
 
-  void carve(Carver& c, const PoolProblem& problem) { taps.carve(c, problem); }
+  void carve(Carver& c, const PoolProblem& problem) {
+    taps.carve(c, problem);
+    if constexpr (Op::kChooses) c.take(&draws, problem.c + kLanes);
+  }
 
   void row(int64_t n, int64_t o, int64_t q) {
     const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
     const int64_t step = p.dilation[2] * x.stride[kW], bytes = Op::kChooses ? dtype_bytes(offsets.dtype) : 0;
     const uint64_t plane = static_cast<uint64_t>(volume(p.out));
-    const LaneIndex<A> lanes = lane_steps<A>(plane);
+    const lane_words_t<A> lanes = lane_steps<A>(plane);
     for (int64_t r = 0; r < p.out[2]; ++r) {
       const TapRange w = tap_range(p, 2, r);
       const T* start = data<T>(x) + n * x.stride[kN] + w.start * x.stride[kW];
@@ -104,14 +109,16 @@ struct ChannelWindows {
       O* to = data<O>(y) + offset(y, n, 0, o, q, r);
       const int64_t taps_to = Op::kChooses ? offset(offsets, n, 0, o, q, r) : 0;
       const uint64_t first = window_index(p, first_plane + n * p.c, o, q, r);
+      const A* u = draws;
+      if constexpr (Op::kChooses)
+        draw_row(p.c, [&](int64_t c) { return lanes + (first + static_cast<uint64_t>(c) * plane); }, op.keys, draws);
       taps.visit([&](const auto& window_at) CONVKIT_INLINE_LAMBDA {
         for (int64_t next = 0; next < p.c; next += kLanes) {
           const int64_t c = lesser(next, p.c - kLanes);  // the last vector overlaps the one before
           V value;
           K chosen;
           op.template run<A>([&](const auto& f) CONVKIT_INLINE_LAMBDA { window_at(c, f); },
-                             [&]() CONVKIT_INLINE_LAMBDA { return lanes + (first + static_cast<uint64_t>(c) * plane); },
-                             value, chosen);
+                             Op::kChooses ? load_vec(u + c) : V{}, value, chosen);
           store_vec(to + c, value);
           if constexpr (Op::kChooses) store_taps(offsets.data, taps_to + c, bytes, chosen, kLanes);
         }
@@ -134,7 +141,6 @@ struct RowWindows {
   using V = Vec<A>;
   using K = Vec<I>;
   static constexpr int64_t kLanes = Lanes<A>::count;
-  static constexpr int kParts = LaneIndex<A>::kParts;
 
   const PoolProblem& p;
   const TensorView &x, &y, &offsets;
@@ -145,7 +151,8 @@ struct RowWindows {
   int64_t* ring_row = nullptr;  // which input row (d, h) a ring row holds
   int64_t* tap_at = nullptr;    // where tap t of window 0 lies in a staged row
   TapList<A, I> taps{};         // of the windows of the current output row
-  Words* index = nullptr;       // per position, in LaneIndex's order: its window, counted from the group's first one
+  lane_words_t<A>* index = nullptr;  // per vector: its windows, counted from the group's first one
+  A* draws = nullptr;                // width: of one output row
   A* result = nullptr;          // width: one output row
   I* chosen = nullptr;
   int64_t staged_at = 0, staged_count = 0, first_column = 0;  // this tile's part of an input row
@@ -156,9 +163,12 @@ struct RowWindows {
     c.take(&ring_row, r.ring);
     c.take(&tap_at, p.kernel[2]);
     taps.carve(c, p);
-    c.take(&index, r.width / kWordLanes);
     c.take(&result, r.width + kLanes);
-    if constexpr (Op::kChooses) c.take(&chosen, r.width + kLanes);
+    if constexpr (Op::kChooses) {
+      c.take(&index, r.width / kLanes);
+      c.take(&draws, r.width + kLanes);
+      c.take(&chosen, r.width + kLanes);
+    }
   }
 
   CONVKIT_INLINE int64_t planes_in(int64_t group) const { return lesser(plan.group, plan.planes - group * plan.group); }
@@ -168,10 +178,9 @@ struct RowWindows {
       const int64_t a = t * p.dilation[2];
       tap_at[t] = a % p.stride[2] * plan.pitch + a / p.stride[2];
     }
-    for (int64_t j = 0; j < plan.width; ++j) {
-      const int64_t g = plan.group == 1 ? 0 : j / plan.slot, lane = j % kLanes, part = lane % kParts;
-      const int64_t word = (j - lane) / kWordLanes + part;
-      index[word][lane / kParts] = static_cast<uint64_t>(g * volume(p.out) + j - g * plan.slot);
+    for (int64_t j = 0; j < plan.width && Op::kChooses; ++j) {
+      const int64_t g = plan.group == 1 ? 0 : j / plan.slot;
+      set_lane(index[j / kLanes], j % kLanes, static_cast<uint64_t>(g * volume(p.out) + j - g * plan.slot));
     }
   }
 
@@ -216,21 +225,18 @@ struct RowWindows {
 
   // The windows of one output row. (Pointers are copied to locals: vector stores may alias *this.)
   void run_row(uint64_t first) {
+    if constexpr (Op::kChooses)
+      draw_row(active, [&](int64_t j) { return index[j / kLanes] + first; }, op.keys, draws);
     taps.visit([&](const auto& window_at) CONVKIT_INLINE_LAMBDA {
       const int64_t width = active;
-      const Words* words = index;
+      const A* u = draws;
       A* values_to = result;
       I* chosen_to = chosen;
       for (int64_t j = 0; j < width; j += kLanes) {
         V value;
         K tap;
         op.template run<A>([&](const auto& f) CONVKIT_INLINE_LAMBDA { window_at(j, f); },
-                           [&]() CONVKIT_INLINE_LAMBDA {
-                             LaneIndex<A> lanes;
-                             for (int k = 0; k < kParts; ++k) lanes.part[k] = words[j / kWordLanes + k];
-                             return lanes + first;
-                           },
-                           value, tap);
+                           Op::kChooses ? load_vec(u + j) : V{}, value, tap);
         store_vec(values_to + j, value);
         if constexpr (Op::kChooses) store_vec(chosen_to + j, tap);
       }
@@ -300,7 +306,9 @@ struct SingleWindows {
       };
       A value;
       I tap;
-      op.template run<A>(window, [&] { return window_index(p, plane, o, q, r); }, value, tap);
+      A draw{};
+      if constexpr (Op::kChooses) draw = philox_uniform(window_index(p, plane, o, q, r), op.keys);
+      op.template run<A>(window, draw, value, tap);
       store_one(data<O>(y) + plane_offset(p, y, plane) + offset(y, 0, 0, o, q, r), value);
       if constexpr (Op::kChooses)
         store_tap(offsets.data, plane_offset(p, offsets, plane) + offset(offsets, 0, 0, o, q, r),
