@@ -41,7 +41,7 @@ const CoreFunctions kCoreFunctions = {
     [](const PoolProblem& p) { return offset_bytes(p); },
     [](const uint32_t counter[4], uint64_t key, uint32_t words[4]) {
       uint64_t block[4] = {counter[0], counter[1], counter[2], counter[3]};
-      philox_rounds(block, 0, philox_keys(key), MultiplyWords{});
+      philox_rounds<0>(block, philox_keys(key), MultiplyWords{});
       for (int i = 0; i < 4; ++i) words[i] = static_cast<uint32_t>(block[i]);
     },
     [](const uint16_t* from, float* to, int64_t n) {
