@@ -111,7 +111,13 @@ struct ChannelWindows {
       const uint64_t first = window_index(p, first_plane + n * p.c, o, q, r);
       const A* u = draws;
       if constexpr (Op::kChooses)
-        draw_row(p.c, [&](int64_t c) { return lanes + (first + static_cast<uint64_t>(c) * plane); }, op.keys, draws);
+        draw_row(
+            p.c,
+            [&](int64_t c) CONVKIT_INLINE_LAMBDA {
+              for (int64_t i = 0; i < taps.count; ++i) __builtin_prefetch(taps.from[i] + c);  // what comes next
+              return lanes + (first + static_cast<uint64_t>(c) * plane);
+            },
+            op.keys, draws);
       taps.visit([&](const auto& window_at) CONVKIT_INLINE_LAMBDA {
         for (int64_t next = 0; next < p.c; next += kLanes) {
           const int64_t c = lesser(next, p.c - kLanes);  // the last vector overlaps the one before
@@ -147,13 +153,13 @@ struct RowWindows {
   const Op& op;
   const RowPlan& plan;
 
-  A* ring = nullptr;            // ring x phases x pitch
-  int64_t* ring_row = nullptr;  // which input row (d, h) a ring row holds
-  int64_t* tap_at = nullptr;    // where tap t of window 0 lies in a staged row
-  TapList<A, I> taps{};         // of the windows of the current output row
+  A* ring = nullptr;                 // ring x phases x pitch
+  int64_t* ring_row = nullptr;       // which input row (d, h) a ring row holds
+  int64_t* tap_at = nullptr;         // where tap t of window 0 lies in a staged row
+  TapList<A, I> taps{};              // of the windows of the current output row
   lane_words_t<A>* index = nullptr;  // per vector: its windows, counted from the group's first one
   A* draws = nullptr;                // width: of one output row
-  A* result = nullptr;          // width: one output row
+  A* result = nullptr;               // width: one output row
   I* chosen = nullptr;
   int64_t staged_at = 0, staged_count = 0, first_column = 0;  // this tile's part of an input row
   int64_t active = 0;                                         // positions in use: the last tile can be narrower
@@ -225,8 +231,7 @@ struct RowWindows {
 
   // The windows of one output row. (Pointers are copied to locals: vector stores may alias *this.)
   void run_row(uint64_t first) {
-    if constexpr (Op::kChooses)
-      draw_row(active, [&](int64_t j) { return index[j / kLanes] + first; }, op.keys, draws);
+    if constexpr (Op::kChooses) draw_row(active, [&](int64_t j) { return index[j / kLanes] + first; }, op.keys, draws);
     taps.visit([&](const auto& window_at) CONVKIT_INLINE_LAMBDA {
       const int64_t width = active;
       const A* u = draws;
