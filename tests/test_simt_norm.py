@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from convkit.backends.base import Backend
+from convkit.testing.cases import ConvCase
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.norms import NORMS, NormCase, alone, composed, norm_calls
+from convkit.testing.norms import NORMS, NormCase, alone, composed, norm_calls, stats_calls
 from convkit.testing.oracle import Call
 from convkit.testing.simt import Simt
+from tests.test_igemm import KINDS, by_name
 from tests.test_simt import check
 
 INF, NAN = float("inf"), float("nan")
@@ -82,3 +84,55 @@ def test_simt_norm_gradient_with_nan(simt: Simt, reference: Backend) -> None:
         asked = call.replace(dz=dz, x=x)
         for got, expected in zip(asked.run(simt), asked.run(reference)):
             torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+# --- statistics out of an implicit GEMM's epilogue --------------------------------------------------------------------
+
+TILES = (
+    ConvCase("tiles", "three row tiles, the last one short, of two groups", (2, 32, 9, 10), (48, 16, 3, 3), 1, 1,
+             groups=2),
+    ConvCase("columns", "two column tiles, the second one narrow", (1, 16, 9, 9), (72, 16, 1, 1)),
+    ConvCase("odd", "results that are no whole vectors", (1, 16, 9, 9), (21, 16, 3, 3), 2, 1),
+)  # fmt: skip
+
+
+def tile_calls(case: ConvCase, kind: str, layout: str, simt: Simt) -> list[Call]:
+    dtype, algorithm = KINDS[kind]
+    if layout != "channels_last":
+        algorithm = algorithm.replace("conv_igemm", "conv_igemm_packed")
+    return [by_name(call, simt, algorithm) for call in stats_calls(case, dtype, layout)]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kind", ["bfloat16", "float32"])
+@pytest.mark.parametrize("case", TILES, ids=lambda c: c.name)
+def test_simt_statistics_of_tiles(case: ConvCase, kind: str, layout: str, simt: Simt, reference: Backend) -> None:
+    for call in tile_calls(case, kind, layout, simt):
+        check(call, simt, reference)
+        plain = Call("conv_fprop", {**call.arguments, "scale": None, "residual": None})
+        assert torch.equal(call.run(simt)[0], plain.run(simt)[0])
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float32"])
+def test_simt_statistics_of_large_tiles(kind: str, simt: Simt, reference: Backend) -> None:
+    """97 tiles of 128 x 128, the last one short."""
+    channels = 16 // KINDS[kind][0].itemsize
+    check(tile_calls(ConvCase("", "", (96, channels, 8, 17), (72, channels, 1, 1)), kind, "channels_last", simt)[0],
+          simt, reference)  # fmt: skip
+
+
+def test_simt_statistics_of_tiles_far_from_zero(simt: Simt, reference: Backend) -> None:
+    """A bias of 10^5 takes no digit of the variance but those that it takes of the result."""
+    call = tile_calls(TILES[0], "float32", "channels_last", simt)[1]
+    call = call.replace(bias=torch.full((48,), 1e5))
+    check(call, simt, reference)
+    y, mean, var = call.run(simt)
+    exact = y.double().var((0, 2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), y.double().mean((0, 2, 3)), rtol=2**-23, atol=0)
+    torch.testing.assert_close(var.double(), exact, rtol=1e-5, atol=0)
+
+
+def test_simt_statistics_of_no_result(simt: Simt, reference: Backend) -> None:
+    for n, k in ((0, 16), (2, 0)):
+        call = tile_calls(ConvCase("", "", (n, 16, 3, 3), (k, 16, 1, 1)), "bfloat16", "contiguous", simt)[0]
+        check(call, simt, reference)

@@ -5,6 +5,7 @@
 // when in `supports`.
 #pragma once
 
+#include "core/batch_norm.h"
 #include "core/conv_problem.h"
 #include "core/epilogue.h"
 #include "core/status.h"
@@ -20,6 +21,9 @@ struct ConvAlgorithm {
   Status (*fprop)(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&, const TensorView& y);
   Status (*dgrad)(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&, const TensorView& dx);
   Status (*wgrad)(const ConvProblem&, const TensorView& dy, const TensorView& x, const TensorView& dw);
+  // fprop, and the statistics of y's channels out of its epilogue; nullptr: they take a pass of their own.
+  Status (*fprop_stats)(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                        const TensorView& y, const ChannelStatistics&) = nullptr;
 };
 
 // The rows of a table, or the reason why none of them runs.

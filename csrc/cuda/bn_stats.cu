@@ -3,22 +3,18 @@
 // Computes  mean[c] = sum x / count, var[c] = sum (x - mean)^2 / count
 // Layout, mapping, memory, limits: as bn_sums.h
 //
-// Sums are those of x - x[0,c,0,...], so that a mean far from 0 does not cancel the variance; the parts' means and sums
-// of squares are put together in double, in order (Chan, Golub and LeVeque, "Algorithms for computing the sample
-// variance", 1983).
-#include "cuda/bn_kernels.h"
+// Sums are those of x - x[0,c,0,...], so that a mean far from 0 does not cancel the variance; bn_merge.h puts the parts
+// together.
+#include "cuda/bn_merge.h"
 #include "cuda/bn_sums.h"
 
 namespace convkit::cuda {
 namespace {
 
-constexpr int kMergeThreads = 128;
-
 // What is subtracted of channel c.
 template <typename T>
-CONVKIT_DEVICE accumulate_t<T> shift_of(const PlaneView& x, int32_t c) {
-  const accumulate_t<T> v = load(data<T>(x) + c * x.stride[kC]);
-  return v - v == 0 ? v : 0;  // not an infinity or NaN
+CONVKIT_DEVICE accumulate_t<T> shift_of(const PlaneView& x, int64_t c) {
+  return finite_or_zero(load(data<T>(x) + c * x.stride[kC]));
 }
 
 template <typename T>
@@ -44,28 +40,30 @@ struct Deviations {
   }
 };
 
-// A thread puts the parts of one channel together.
+// What channel_sums leaves of a part.
 template <typename T>
-__global__ void __launch_bounds__(kMergeThreads)
-    merge_statistics(const ChannelSums g, const PlaneView x, const int32_t parts, const ChannelStatistics to) {
-  using A = accumulate_t<T>;
-  const int32_t c = static_cast<int32_t>(blockIdx.x) * kMergeThreads + static_cast<int32_t>(threadIdx.x);
-  if (c >= g.channels) return;
-  const double shift = static_cast<double>(shift_of<T>(x, c));
-  double count = 0, mean = 0, squares = 0;
-  for (int32_t part = 0; part < parts; ++part) {
-    const A* sums = static_cast<const A*>(g.parts) + static_cast<int64_t>(part) * 2 * g.channels + c;
-    const int64_t left = g.elements - part * g.each;
-    const double more = static_cast<double>((left < g.each ? left : g.each) * g.pack);
-    const double first = static_cast<double>(sums[0]), second = static_cast<double>(sums[g.channels]);
-    const double own = second - first * first / more, delta = shift + first / more - mean;
-    squares += (own < 0 ? 0 : own) + delta * delta * (count * more / (count + more));
-    mean += delta * (more / (count + more));
-    count += more;
+struct ChannelParts {
+  const accumulate_t<T>* sums;
+  PlaneView x;
+  int64_t channels;
+
+  CONVKIT_DEVICE ShiftedSums operator()(int64_t part, int64_t c) const {
+    const accumulate_t<T>* of_channel = sums + part * 2 * channels + c;
+    return {static_cast<double>(shift_of<T>(x, c)), static_cast<double>(of_channel[0]),
+            static_cast<double>(of_channel[channels])};
   }
-  static_cast<A*>(to.mean)[c] = static_cast<A>(count == 0 ? 0 / count : mean);
-  static_cast<A*>(to.var)[c] = static_cast<A>(squares / count);
-}
+};
+
+// And what implicit GEMMs leave (conv_igemm_store.h).
+struct TileParts {
+  const float* sums;
+  int64_t channels;
+
+  CONVKIT_DEVICE ShiftedSums operator()(int64_t part, int64_t c) const {
+    const float* of_channel = sums + part * 3 * channels + c;
+    return {of_channel[0], of_channel[channels], of_channel[2 * channels]};
+  }
+};
 
 }  // namespace
 
@@ -79,13 +77,16 @@ Status bn_stats(const TensorView& x, const ChannelStatistics& statistics) {
     using T = typename decltype(t)::type;
     Deviations<T> term{};
     term.x = view;
-    if (numel(x) == 0) view.data = statistics.mean;  // no element to subtract
     status = sum_channels<T>(x, packs, term, [&](const ChannelSums& g, int32_t parts) {
-      return launch(merge_statistics<T>, Grid{blocks(ceil_div(g.channels, kMergeThreads)), threads(kMergeThreads)},
-                    ChannelSums(g), PlaneView(view), int32_t(parts), ChannelStatistics(statistics));
+      const ChannelParts<T> sums{static_cast<const accumulate_t<T>*>(g.parts), view, g.channels};
+      return launch_merge<accumulate_t<T>>({g.elements * g.pack, g.each * g.pack, parts, g.channels}, sums, statistics);
     });
   });
   return status;
+}
+
+Status merge_tile_statistics(const float* tiles, const StatisticsParts& g, const ChannelStatistics& statistics) {
+  return launch_merge<float>(g, TileParts{tiles, g.channels}, statistics);
 }
 
 }  // namespace convkit::cuda

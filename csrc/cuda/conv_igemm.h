@@ -5,27 +5,11 @@
 // where its 16 bytes of a patch lie in the source, and cp.async brings them, or zeros for what is padding.
 #pragma once
 
-#include "core/conv_epilogue.h"
-#include "cuda/conv_gather.h"
+#include "cuda/bn_kernels.h"
+#include "cuda/conv_igemm_store.h"
 #include "cuda/conv_pack.h"
-#include "cuda/device/pack.h"
-#include "cuda/igemm_tile.h"
 
 namespace convkit::cuda {
-
-struct IgemmGather {
-  Gather gather;
-  Divider column_tiles;  // blockIdx.x -> (row tile, column tile), .y -> group, .z -> phase
-  int64_t images;
-  bool packed_result, packed_residual;  // whole vectors of channels can be moved
-};
-
-// A row of the tile: a position of the result, and of the window before it.
-struct Row {
-  int64_t source, result, residual;  // offsets of the group's first channel; source of a window's origin, maybe outside
-  int32_t at[3];                     // the origin
-  int32_t exists;
-};
 
 constexpr int32_t kNowhere = -(1 << 30);  // an origin from which no move leads inside
 
@@ -148,6 +132,7 @@ class FilterRows {
   static constexpr int kRowsEach = Tile::kN * kStepVectors / Tile::kThreads, kApart = Tile::kThreads / kStepVectors;
 
  public:
+  static constexpr bool kForward = true;
   CONVKIT_DEVICE FilterRows(const Gather& gather, const Phase* phase, const T* w, int32_t channel)
       : g_(gather), phase_(phase), first_(channel + static_cast<int>(threadIdx.x) / kStepVectors) {
     w_ = w + first_ * g_.w_result;
@@ -178,6 +163,7 @@ class FilterColumns {
   static constexpr int kRowsEach = Tile::B::kRows / kApart;
 
  public:
+  static constexpr bool kForward = false;
   CONVKIT_DEVICE FilterColumns(const Gather& gather, const Phase* phase, const T* w, int32_t channel)
       : g_(gather), phase_(phase), vector_(static_cast<int>(threadIdx.x) % kVectors) {
     channel += vector_ * kVector<T>;
@@ -210,78 +196,6 @@ class FilterColumns {
   Place place_[kRowsEach];
 };
 
-// The epilogue where whole vectors of channels can be stored: a thread takes one vector of several rows.
-template <typename Tile>
-CONVKIT_DEVICE void store_vectors(const IgemmGather& p, const Row* rows, float* stage, int32_t group, int32_t channel) {
-  using T = typename Tile::Element;
-  constexpr int kCount = kVector<T>, kVectors = Tile::kN / kCount;
-  const Gather& g = p.gather;
-  const Epilogue& e = g.epilogue;
-  const int column = static_cast<int>(threadIdx.x) % kVectors * kCount;
-  const int32_t first = channel + column;
-  if (first >= g.result_channels) return;
-  float scale[kCount], bias[kCount];
-  CONVKIT_UNROLL
-  for (int j = 0; j < kCount; ++j) {
-    const int64_t k = static_cast<int64_t>(group) * g.result_channels + first + j;
-    scale[j] = e.scale != nullptr ? load(static_cast<const T*>(e.scale) + k) : 1.0f;
-    bias[j] = e.bias != nullptr ? load(static_cast<const T*>(e.bias) + k) : 0.0f;
-  }
-  for (int r = static_cast<int>(threadIdx.x) / kVectors; r < Tile::kM; r += Tile::kThreads / kVectors) {
-    const Row& row = rows[r];
-    if (row.exists == 0) continue;
-    float* sums = staged<Tile>(stage, r, column);
-    float v[kCount];
-    CONVKIT_UNROLL
-    for (int j = 0; j < kCount; ++j) v[j] = sums[j] * scale[j] + bias[j];
-    if (e.residual.data != nullptr) {
-      const T* from = data<T>(e.residual) + row.residual + first * e.residual.stride[kC];
-      if (p.packed_residual) {
-        const Pack<T, kCount> pack = load_pack<T, kCount>(from);
-        CONVKIT_UNROLL
-        for (int j = 0; j < kCount; ++j) v[j] += load(pack.v + j);
-      } else {
-        CONVKIT_UNROLL
-        for (int j = 0; j < kCount; ++j) v[j] += load(from + j * e.residual.stride[kC]);
-      }
-    }
-    if (is_piecewise(e.activation)) {
-      CONVKIT_UNROLL
-      for (int j = 0; j < kCount; ++j) v[j] = activate_piecewise(e, v[j]);
-    } else {  // in a loop over shared memory, which stays one: the other activations are long
-      CONVKIT_UNROLL
-      for (int j = 0; j < kCount; ++j) sums[j] = v[j];
-      CONVKIT_NO_UNROLL
-      for (int j = 0; j < kCount; ++j) sums[j] = activate(e, sums[j]);
-      CONVKIT_UNROLL
-      for (int j = 0; j < kCount; ++j) v[j] = sums[j];
-    }
-    Pack<T, kCount> pack;
-    CONVKIT_UNROLL
-    for (int j = 0; j < kCount; ++j) store(pack.v + j, v[j]);
-    store_pack(data<T>(g.result) + row.result + first * g.result.stride[kC], pack);
-  }
-}
-
-// And where not: neighbouring threads store neighbours in memory, which are rows (planes) or channels.
-template <typename Tile>
-CONVKIT_DEVICE void store_elements(const IgemmGather& p, const Row* rows, float* stage, int32_t group,
-                                   int32_t channel) {
-  using T = typename Tile::Element;
-  const Gather& g = p.gather;
-  const bool along_rows = g.result.stride[kC] != 1;
-  CONVKIT_NO_UNROLL
-  for (int i = static_cast<int>(threadIdx.x); i < Tile::kM * Tile::kN; i += Tile::kThreads) {
-    const int r = along_rows ? i % Tile::kM : i / Tile::kN, column = along_rows ? i / Tile::kM : i % Tile::kN;
-    const int64_t k = channel + column;
-    if (rows[r].exists == 0 || k >= g.result_channels) continue;
-    const float v =
-        apply_epilogue<T>(g.epilogue, static_cast<int64_t>(group) * g.result_channels + k,
-                          rows[r].residual + k * g.epilogue.residual.stride[kC], *staged<Tile>(stage, r, column));
-    store(data<T>(g.result) + rows[r].result + k * g.result.stride[kC], v);
-  }
-}
-
 template <typename Tile, template <typename> class Filters, typename Sync>
 __global__ void __launch_bounds__(Tile::kThreads) igemm(const IgemmGather p) {
   using T = typename Tile::Element;
@@ -311,16 +225,24 @@ __global__ void __launch_bounds__(Tile::kThreads) igemm(const IgemmGather p) {
         filters.advance();
       },
       static_cast<int32_t>((depth + kStep<T> - 1) / kStep<T>), stages, sums);
+  constexpr bool kStatistics = Filters<Tile>::kForward;  // asked of fprop alone
   float* stage = reinterpret_cast<float*>(stages);
   stage_sums(sums, stage);
   if (p.packed_result)
-    store_vectors<Tile>(p, rows, stage, group, channel);
+    store_vectors<Tile, kStatistics>(p, rows, stage, group, channel);
   else
-    store_elements<Tile>(p, rows, stage, group, channel);
+    store_elements<Tile, kStatistics>(p, rows, stage, group, channel);
+  if (!kStatistics || p.parts == nullptr) return;
+  __syncthreads();  // all stored values stand in the stage, and the rows' place is free: nobody looks there any more
+  const int64_t left = p.images * phase[0].length * phase[1].length * phase[2].length - first;
+  store_statistics<Tile>(p, stage, reinterpret_cast<float*>(rows), tile,
+                         static_cast<int32_t>(left < Tile::kM ? left : Tile::kM), group, channel);
 }
 
+// `statistics`: nullptr, or where those of the result's channels go.
 template <typename Tile, template <typename> class Filters>
-Status launch_tile(const ConvProblem& p, IgemmGather g) {
+Status launch_tile(const ConvProblem& p, IgemmGather g, const ChannelStatistics* statistics) {
+  static_assert(Tile::kThreads * sizeof(float) <= Tile::kM * sizeof(Row), "the rows' place serves as scratch memory");
   const int64_t rows = ceil_div(p.n * positions_of_phase(g.gather), Tile::kM);
   const int64_t columns = ceil_div(g.gather.result_channels, Tile::kN);
   if (rows * columns > kMostBlocksX || p.groups > kMostBlocksY || g.gather.phases > kMostBlocksY)
@@ -328,29 +250,35 @@ Status launch_tile(const ConvProblem& p, IgemmGather g) {
   g.column_tiles = Divider(columns);
   const Grid grid{blocks(rows * columns, p.groups, g.gather.phases), threads(Tile::kThreads),
                   kStagesBytes<Tile, Pipeline> + Tile::kM * sizeof(Row) + 3 * sizeof(Phase)};
-  return launch(igemm<Tile, Filters, Pipeline>, grid, IgemmGather(g));
+  const int64_t channels = p.groups * g.gather.result_channels;
+  const Workspace parts(statistics != nullptr ? rows * 3 * channels * static_cast<int64_t>(sizeof(float)) : 0);
+  if (!parts.status().ok()) return parts.status();
+  g.parts = parts.as<float>();
+  const Status status = launch(igemm<Tile, Filters, Pipeline>, grid, IgemmGather(g));
+  if (statistics == nullptr || !status.ok()) return status;
+  return merge_tile_statistics(g.parts, {p.n * positions_of_phase(g.gather), Tile::kM, rows, channels}, *statistics);
 }
 
 template <typename P, template <typename, int> class OperandB, template <typename> class Filters>
-Status launch_products(const ConvProblem& p, const IgemmGather& g) {
+Status launch_products(const ConvProblem& p, const IgemmGather& g, const ChannelStatistics* statistics) {
   const int64_t large = ceil_div(p.n * positions_of_phase(g.gather), kLargeTile) *
                         ceil_div(g.gather.result_channels, kLargeTile) * p.groups * g.gather.phases;
   if (g.gather.result_channels > kSmallTile && large >= kEnoughBlocks)
-    return launch_tile<LargeTile<P, AlongReduction, OperandB>, Filters>(p, g);
-  return launch_tile<SmallTile<P, AlongReduction, OperandB>, Filters>(p, g);
+    return launch_tile<LargeTile<P, AlongReduction, OperandB>, Filters>(p, g, statistics);
+  return launch_tile<SmallTile<P, AlongReduction, OperandB>, Filters>(p, g, statistics);
 }
 
 // `source`, `result`: x and y, or dy and dx. Operands that have no vectors of channels are packed first.
 template <template <typename, int> class OperandB, template <typename> class Filters>
 Status run_igemm(const ConvProblem& p, bool adjoint, bool tf32, const TensorView& source, const TensorView& w,
-                 const Epilogue& e, const TensorView& result) {
-  if (numel(result) == 0) return kOk;
+                 const Epilogue& e, const TensorView& result, const ChannelStatistics* statistics = nullptr) {
+  if (numel(result) == 0) return statistics != nullptr ? bn_stats(result, *statistics) : kOk;
   const PackPlan of_source = pack_activations(p, adjoint ? p.k : p.c, source.dtype);
   const PackPlan of_filters = pack_filters(p, adjoint, w.dtype);
   const PackedOperand sources(source, of_source), filters(w, of_filters);
   for (const Status status : {sources.status(), filters.status()})
     if (!status.ok()) return status;
-  IgemmGather g{make_gather(p, adjoint, sources.view(), filters.view(), e, result), {}, p.n, false, false};
+  IgemmGather g{make_gather(p, adjoint, sources.view(), filters.view(), e, result), {}, p.n, false, false, nullptr};
   g.gather.source_channels = static_cast<int32_t>(of_source.channel_pitch);
   g.gather.w_group = of_filters.row_pitch * filters.view().stride[kN];
   const int64_t vector = kVectorBytes / dtype_bytes(result.dtype);
@@ -358,11 +286,11 @@ Status run_igemm(const ConvProblem& p, bool adjoint, bool tf32, const TensorView
   g.packed_result = whole && packs_fit(result, vector, dtype_bytes(result.dtype));
   g.packed_residual = whole && e.residual.data != nullptr && packs_fit(e.residual, vector, dtype_bytes(result.dtype));
   switch (result.dtype) {
-    case DType::kBFloat16: return launch_products<Products<bfloat16, 1>, OperandB, Filters>(p, g);
-    case DType::kFloat16: return launch_products<Products<float16, 1>, OperandB, Filters>(p, g);
+    case DType::kBFloat16: return launch_products<Products<bfloat16, 1>, OperandB, Filters>(p, g, statistics);
+    case DType::kFloat16: return launch_products<Products<float16, 1>, OperandB, Filters>(p, g, statistics);
     default:
-      return tf32 ? launch_products<Products<float, 1>, OperandB, Filters>(p, g)
-                  : launch_products<Products<float, 3>, OperandB, Filters>(p, g);
+      return tf32 ? launch_products<Products<float, 1>, OperandB, Filters>(p, g, statistics)
+                  : launch_products<Products<float, 3>, OperandB, Filters>(p, g, statistics);
   }
 }
 

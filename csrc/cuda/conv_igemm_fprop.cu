@@ -7,7 +7,8 @@
 // Mapping   a block makes 128 x 128 or 64 x 64 sums of one group, a warp 64 x 32 or 32 x 32 by mma.sync; bfloat16 and
 //           float16 with exact products, float32 by three products of TF32, or one where TF32 is allowed
 // Memory    four stages of 64 bytes of the reduction for each row and column, by cp.async, zeros for padding; each x is
-//           read once per tap and 128 filters, mostly from L2, each w once per 128 positions
+//           read once per tap and 128 filters, mostly from L2, each w once per 128 positions; where statistics of y
+//           are asked for, 12 bytes per channel and row of tiles, which a second kernel merges (bn_merge.h)
 // Limits    channels of a group are a multiple of 16 bytes; positions of all images together are counted in 32 bits
 #include "cuda/conv_igemm.h"
 #include "cuda/conv_kernels.h"
@@ -19,9 +20,19 @@ Status conv_fprop_igemm(const ConvProblem& p, const TensorView& x, const TensorV
   return run_igemm<AlongReduction, FilterRows>(p, false, false, x, w, e, y);
 }
 
+Status conv_fprop_stats_igemm(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
+                              const TensorView& y, const ChannelStatistics& statistics) {
+  return run_igemm<AlongReduction, FilterRows>(p, false, false, x, w, e, y, &statistics);
+}
+
 Status conv_fprop_igemm_tf32(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
                              const TensorView& y) {
   return run_igemm<AlongReduction, FilterRows>(p, false, true, x, w, e, y);
+}
+
+Status conv_fprop_stats_igemm_tf32(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
+                                   const TensorView& y, const ChannelStatistics& statistics) {
+  return run_igemm<AlongReduction, FilterRows>(p, false, true, x, w, e, y, &statistics);
 }
 
 }  // namespace convkit::cuda

@@ -1,6 +1,7 @@
 // The CUDA kernels' launchers for convolution, one declaration per algorithm; cuda/algorithms.h orders them.
 #pragma once
 
+#include "core/batch_norm.h"
 #include "core/conv_problem.h"
 #include "core/epilogue.h"
 #include "core/status.h"
@@ -24,6 +25,10 @@ Status conv_fprop_igemm(const ConvProblem&, const TensorView& x, const TensorVie
                         const TensorView& y);
 Status conv_fprop_igemm_tf32(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
                              const TensorView& y);
+Status conv_fprop_stats_igemm(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                              const TensorView& y, const ChannelStatistics&);
+Status conv_fprop_stats_igemm_tf32(const ConvProblem&, const TensorView& x, const TensorView& w, const Epilogue&,
+                                   const TensorView& y, const ChannelStatistics&);
 Status conv_dgrad_igemm(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,
                         const TensorView& dx);
 Status conv_dgrad_igemm_tf32(const ConvProblem&, const TensorView& dy, const TensorView& w, const Epilogue&,

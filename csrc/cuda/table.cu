@@ -12,7 +12,10 @@ using Convolution = ConvSelection<kConvAlgorithms>;
 
 Status conv_fprop_stats(const ConvProblem& p, const TensorView& x, const TensorView& w, const Epilogue& e,
                         const TensorView& y, const ChannelStatistics& statistics) {
-  const Status status = Convolution::fprop(p, x, w, e, y);
+  const ConvChoice c = choose(kConvAlgorithms, Convolution::kCount, ConvOp::kFprop, p, {x, w, y});
+  if (c.algorithm == nullptr) return {c.reason};
+  if (c.algorithm->fprop_stats != nullptr) return c.algorithm->fprop_stats(p, x, w, e, y, statistics);
+  const Status status = c.algorithm->fprop(p, x, w, e, y);
   return status.ok() ? bn_stats(y, statistics) : status;
 }
 
