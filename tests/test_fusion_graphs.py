@@ -82,6 +82,25 @@ def test_what_is_around_a_pattern(case: str) -> None:
     compare(model, twin, images(2, 3, 6, 6))
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_transposed_convolutions_in_groups(dims: int) -> None:
+    convolution, norm = getattr(nn, f"ConvTranspose{dims}d"), getattr(nn, f"BatchNorm{dims}d")
+    layers = [convolution(4, 6, 3, 2, 1, 1, groups=2), norm(6), nn.LeakyReLU(0.1), convolution(6, 4, 2, groups=2)]
+    model = nn.Sequential(*layers, nn.Tanh()).double()
+    twin = copy.deepcopy(model)
+    parts = [f"ConvTranspose{dims}d, BatchNorm{dims}d, leaky_relu", f"ConvTranspose{dims}d, tanh"]
+    assert [r.layer for r in convkit.fuse(model).fused] == parts
+    compare(model, twin, images(2, 4, *(4, 3, 3)[:dims]))
+
+
+def test_a_forward_that_differs_by_mode_has_each_pattern_once() -> None:
+    model = Layers(lambda m, x: m.silu(m.conv2(first(m, x) + (1 if m.training else 0)))).double()
+    twin = copy.deepcopy(model)
+    assert [r.name for r in convkit.fuse(model)][:2] == ["conv1, bn1", "conv2"]
+    compare(model, twin, images(2, 3, 6, 6))
+    assert [r.name for r in convkit.unfuse(model)] == ["conv1, bn1", "conv2"]
+
+
 class Untraced(Layers):
     """The same without a graph: the text of forward is what shows the patterns."""
 

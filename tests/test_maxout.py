@@ -116,6 +116,20 @@ def test_modules() -> None:
         )
 
 
+def test_compiled_whole() -> None:
+    torch._dynamo.reset()
+    x, w = sample(2, 4, 5, 5).contiguous(memory_format=torch.channels_last), sample(6, 4, 3, 3, seed=1)
+
+    def f(x: Tensor) -> Tensor:
+        return CF.maxout(CF.fused_conv2d(x, w, activation="maxout"), 3)
+
+    compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+    gradients = [torch.autograd.grad(g(leaf := x.clone().requires_grad_()).sin().sum(), leaf) for g in (compiled, f)]
+    torch.testing.assert_close(*gradients)
+    assert compiled(x).stride() == f(x).stride()
+    torch._dynamo.reset()
+
+
 def test_half_precision_and_autocast() -> None:
     x, w = sample(2, 4, 5, 5).float(), sample(4, 4, 3, 3, seed=1).float()
     with torch.autocast("cpu", torch.bfloat16):
