@@ -17,6 +17,7 @@ import convkit
 from convkit import backends
 from convkit.autograd.conv import convolution, transposed_convolution
 from convkit.autograd.pool import average_pooling, max_pooling
+from convkit.backends import native
 from convkit.backends.base import RAW_OPS, Backend
 from convkit.problem import PADDING_MODES, ConvSpec, PoolSpec
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
@@ -172,6 +173,20 @@ def test_the_reference_keeps_its_precision_under_autocast() -> None:
     expected = convolution(x, w, None, SPEC, "reference")
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(convolution(x, w, None, SPEC, "reference"), expected)
+
+
+@pytest.mark.parametrize("lacking", ["conv_fprop", "bn_act_grad", "conv_plan"])
+def test_a_library_of_another_version_is_refused(lacking: str) -> None:
+    """It has to say so: the package is imported without it."""
+    stale = torch.library.Library(f"convkit_without_{lacking}", "DEF")
+    for name in native.OPERATORS:
+        if name != lacking:
+            stale.define(f"{name}() -> ()")
+
+    class Stale(native.Native):
+        namespace = stale.ns
+
+    assert Stale().available() == f"the compiled library is of another version, without {lacking}: build it again"
 
 
 def test_every_backend_has_every_raw_operation() -> None:

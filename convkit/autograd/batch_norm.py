@@ -94,8 +94,8 @@ def vector(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _for_kernels(norm: Norm) -> Norm:
     """``norm`` with weight and bias as backends take them: the modules' may be of half precision, or strided."""
-    dtype = norm.mean.dtype
-    return norm.with_affine(vector(norm.weight, dtype), vector(norm.bias, dtype))
+    weight, bias = vector(norm.weight, norm.mean.dtype), vector(norm.bias, norm.mean.dtype)
+    return norm if weight is norm.weight and bias is norm.bias else norm.with_affine(weight, bias)
 
 
 class BnAct(Formula):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends import fake, gpu
-from convkit.backends.base import FLAT_OPS, RAW_OPS, Backend, Norm, NormSums
+from convkit.backends.base import FLAT_OPS, Backend, Norm, NormSums
 from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
 
@@ -19,6 +19,8 @@ FLOATING: Dtypes = gpu.FLOATING
 INTEGRAL: Dtypes = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 COMPLEX: Dtypes = (torch.complex64, torch.complex128)
 CONV_OPS = ("conv_fprop", "conv_dgrad", "conv_wgrad")  # as the library numbers them
+#: All operators of the library that are called here.
+OPERATORS = (*(kernel.__name__ for kernel in fake.KERNELS), "conv_plan")
 
 
 @lru_cache  # torch 2.10 refuses a second fake kernel of an operator
@@ -30,7 +32,7 @@ def _load(library: Path, namespace: str) -> str | None:
         torch.ops.load_library(library)
     except OSError as error:
         return f"the compiled library does not load: {error}"
-    missing = [op for op in RAW_OPS if not hasattr(getattr(torch.ops, namespace), op)]
+    missing = [op for op in OPERATORS if not hasattr(getattr(torch.ops, namespace), op)]
     if missing:
         return f"the compiled library is of another version, without {missing[0]}: build it again"
     fake.register(namespace)
