@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from convkit.backends.triton.launch import Constants, Sizes, strides
+from convkit.backends.triton.launch import Constants, Sizes, in_five
 from convkit.problem import ConvSpec
 
 
@@ -95,7 +94,7 @@ def steps(a, phase, A: tl.constexpr, TRANSPOSED: tl.constexpr):
         return a * A.stride - A.before, A.dilation, A.kernel, 0, 1
 
 
-def filter_strides(w: Tensor, transposed: bool, groups: int) -> tuple[tuple[int, ...], int]:
+def filter_strides(filters: int, stride: Sizes, transposed: bool, groups: int) -> tuple[Sizes, int]:
     """Strides of the filters (result channel, source channel, t, r, s), and from one group's filters to the next's."""
-    k, c, *taps = strides(w)
-    return ((c, k, *taps) if transposed else (k, c, *taps)), w.shape[0] // groups * k
+    k, c, *taps = in_five(stride)
+    return ((c, k, *taps) if transposed else (k, c, *taps)), filters // groups * k

@@ -147,7 +147,7 @@ def convolve(
         *(x, w, y, *epilogue.pointers(x), y.numel(), y.shape[1]),
         *(x.shape[1] // spec.groups, y.shape[1] // spec.groups),
         *(spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:])), strides(x), epilogue.residual_strides(y)),
-        *filter_strides(w, transposed, spec.groups),
+        *filter_strides(w.shape[0], w.stride(), transposed, spec.groups),
         AXES=axis_constants(spec, tuple(w.shape[2:])),
         TRANSPOSED=transposed,
         CHANNELS_LAST=channels_last,

@@ -17,8 +17,9 @@ Limits    Floating types. float32 in TF32 if PyTorch's switch allows it, else by
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -37,7 +38,6 @@ from convkit.backends.triton.boxes import (
     position_box,
 )
 from convkit.backends.triton.conv_axes import (
-    ConvAxis,
     axis_constants,
     conv_axes,
     count_of,
@@ -48,7 +48,7 @@ from convkit.backends.triton.conv_axes import (
 from convkit.backends.triton.devices import copies_boxes, multiprocessors
 from convkit.backends.triton.epilogue import Operands, activate, per_channel
 from convkit.backends.triton.igemm import grouped_tile, in_best_tile, kind, multiply, precision, walk
-from convkit.backends.triton.launch import Sizes, index_type, launch, spatial, strides
+from convkit.backends.triton.launch import Constants, Sizes, in_five, is_wide, launch, spatial
 from convkit.backends.triton.windows import narrow, plane_at, tap_at, volume_position, within
 from convkit.problem import ConvSpec
 
@@ -208,15 +208,29 @@ def conv_igemm_kernel(
             tl.store(at + groups * YC, squares, mask=column_inside)
 
 
-class _Rows(NamedTuple):
-    """The positions of source and result: images, sizes, and strides as :func:`launch.strides` gives them."""
+#: (size, strides) of a tensor.
+_Extent = tuple[Sizes, Sizes]
 
+
+class _Problem(NamedTuple):
+    """What does not depend on the tile. Strides are (n, c, d, h, w), the filter's as the kernel takes them."""
+
+    axes: Constants
+    channels: int  # of the source, per group
+    columns: int  # channels of the result, per group
     images: int
     size: Sizes
     out: Sizes
+    counts: Sizes  # images and positions (n, d, h, w) of the largest phase
+    phases: int
+    depth: int
     x: Sizes
     y: Sizes
     residual: Sizes
+    filters: Sizes
+    filter_group: int
+    index: Any
+    neighbours: bool  # neighbouring results read neighbours
 
 
 def _in_one_row(sizes: Sizes, of: Sizes) -> Sizes | None:
@@ -225,17 +239,41 @@ def _in_one_row(sizes: Sizes, of: Sizes) -> Sizes | None:
     return None if step is None else (0, of[1], 0, 0, step)
 
 
-def _rows(x: Tensor, y: Tensor, epilogue: Operands, spec: ConvSpec, axes: tuple[ConvAxis, ...]) -> _Rows:
-    """The positions; where every one reads itself alone (1x1), and memory has them in one row, as one row."""
-    size, out = spatial(tuple(x.shape[2:])), spatial(tuple(y.shape[2:]))
-    found = _Rows(x.shape[0], size, out, strides(x), strides(y), epilogue.residual_strides(y))
-    if size != out or any(a.kernel != 1 or a.stride != 1 or a.before for a in axes):
-        return found
-    of_x, of_y, of_residual = (_in_one_row((found.images, *size), s) for s in found[3:])
-    if of_x is None or of_y is None or of_residual is None:
-        return found
-    row = (1, 1, found.images * prod(size))
-    return _Rows(1, row, row, of_x, of_y, of_residual)
+@lru_cache(maxsize=4096)
+def _problem(spec: ConvSpec, transposed: bool, x: _Extent, w: _Extent, y: _Extent, residual: Sizes) -> _Problem:
+    """What is known of a problem; where every position reads itself alone (1x1), and memory has them in one row, that
+    of one row."""
+    kernel_size = tuple(w[0][2:])
+    axes = conv_axes(spec, kernel_size)
+    images, size, out = x[0][0], spatial(tuple(x[0][2:])), spatial(tuple(y[0][2:]))
+    of_x, of_y, of_residual = in_five(x[1]), in_five(y[1]), in_five(residual)
+    if size == out and all(a.kernel == 1 and a.stride == 1 and a.before == 0 for a in axes):
+        rows = [_in_one_row((images, *size), s) for s in (of_x, of_y, of_residual)]
+        if None not in rows:
+            of_x, of_y, of_residual = rows  # type: ignore[assignment]
+            images, size = 1, (1, 1, images * prod(size))
+            out = size
+    channels = x[0][1] // spec.groups
+    longest = [-(-n // a.stride) if transposed else n for n, a in zip(out, axes)]
+    filters, filter_group = filter_strides(w[0][0], w[1], transposed, spec.groups)
+    return _Problem(
+        axes=axis_constants(spec, kernel_size),
+        channels=channels,
+        columns=y[0][1] // spec.groups,
+        images=images,
+        size=size,
+        out=out,
+        counts=(images, *longest),
+        phases=prod(a.stride for a in axes) if transposed else 1,
+        depth=channels * prod(kernel_size),
+        x=of_x,
+        y=of_y,
+        residual=of_residual,
+        filters=filters,
+        filter_group=filter_group,
+        index=tl.int64 if any(is_wide(*e) for e in (x, w, y, (y[0], residual))) else tl.int32,
+        neighbours=transposed or all(a.stride == 1 for a in axes),
+    )
 
 
 def convolve(
@@ -249,41 +287,34 @@ def convolve(
     moments: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Fills y with fprop of (x, w), or with dgrad of (x = dy, w); and moments with the mean and variance of fprop's."""
-    axes, groups = conv_axes(spec, tuple(w.shape[2:])), spec.groups
-    x_channels, y_channels = x.shape[1] // groups, y.shape[1] // groups
-    phases = prod(a.stride for a in axes) if transposed else 1
-    of = _rows(x, y, epilogue, spec, axes)
-    longest = tuple(-(-n // a.stride) if transposed else n for n, a in zip(of.out, axes))
-    rows, dot = of.images * prod(longest), precision(x.dtype, how)
-    depth = x_channels * prod(a.kernel for a in axes)
-    index = index_type(x, w, y, epilogue.residual)
-    can_box = index is tl.int32 and copies_boxes(x.device)
-    one_by_one = transposed or all(a.stride == 1 for a in axes)  # neighbouring results read neighbours
+    extents = ((x.shape, x.stride()), (w.shape, w.stride()), (y.shape, y.stride()))
+    of = _problem(spec, transposed, *extents, y.stride() if epilogue.residual is None else epilogue.residual.stride())
+    groups, rows, dot = spec.groups, prod(of.counts), precision(x.dtype, how)
+    can_box = of.index is tl.int32 and copies_boxes(x.device)
 
     def run(tile: tiles.Tile) -> None:
         # A slice that reached into the next group would multiply its numbers by zeros: NaN, if they are infinite.
-        boxed = can_box and tile.boxes and x_channels >= tile.k and (groups == 1 or x_channels % tile.k == 0)
-        counts = (of.images, *longest)
-        found = None
-        if boxed and one_by_one:
-            found = of_positions(x, (of.images, *of.size), of.x, counts, tile.m, moments is not None)
+        boxed = can_box and tile.boxes and of.channels >= tile.k and (groups == 1 or of.channels % tile.k == 0)
+        found = w_box = None
+        if boxed:
+            w_box = of_filter(w, transposed)
+            if of.neighbours:
+                found = of_positions(x, (of.images, *of.size), of.x, of.counts, tile.m, moments is not None)
         box, tiles_m, x_strides = found or (None, tiles.cdiv(rows, tile.m), of.x)
-        w_strides, w_group = filter_strides(w, transposed, groups)
-        w_box = of_filter(w, transposed) if boxed else None
-        tiles_n = tiles.cdiv(y_channels, tile.n)
-        number = tiles_m * tiles_n * groups * phases
+        tiles_n = tiles.cdiv(of.columns, tile.n)
+        number = tiles_m * tiles_n * groups * of.phases
         programs = min(number, tile.persistent * multiprocessors(x.device)) or number
         partial = x if moments is None else moments[0].new_empty((tiles_m, 2, y.shape[1]))
         launch(
             conv_igemm_kernel,
             programs,
             x,
-            *(x, w, y, *epilogue.pointers(x), partial, of.images, x_channels, y_channels),
+            *(x, w, y, *epilogue.pointers(x), partial, of.images, of.channels, of.columns),
             *(of.size, of.out, tiles_m, tiles_n, groups),
-            *(x_strides, of.y, of.residual, w_strides if w_box is None else w_box, w_group),
-            AXES=axis_constants(spec, tuple(w.shape[2:])),
+            *(x_strides, of.y, of.residual, w_box or of.filters, of.filter_group),
+            AXES=of.axes,
             TRANSPOSED=transposed,
-            FLAT=x_channels < tile.k,
+            FLAT=of.channels < tile.k,
             PRECISION=dot,
             STATISTICS=moments is not None,
             BOX=box_constants(box),
@@ -293,7 +324,7 @@ def convolve(
             COLUMNS=tile.n,
             GROUP=tile.group,
             PERSISTENT=programs < number,
-            INDEX=index,
+            INDEX=of.index,
             num_warps=tile.warps,
             num_stages=tile.stages,
             enable_fp_fusion=True,
@@ -303,6 +334,6 @@ def convolve(
         if moments is not None:
             merge_statistics(partial, *moments, rows, tile.m)
 
-    name = f"conv_igemm {'dgrad' if transposed else 'fprop'}"
+    name = "conv_igemm dgrad" if transposed else "conv_igemm fprop"
     ways = {"persistent": True, "boxes": can_box}
-    in_best_tile(run, name, x, kind(x.dtype, dot), rows, y_channels, depth, groups * phases, **ways)
+    in_best_tile(run, name, x, kind(x.dtype, dot), rows, of.columns, of.depth, groups * of.phases, **ways)

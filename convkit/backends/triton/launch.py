@@ -70,10 +70,14 @@ def spatial(sizes: Sizes, fill: int = 1) -> tuple[int, int, int]:
     return d, h, w
 
 
-def strides(t: Tensor) -> tuple[int, ...]:
+def in_five(stride: Sizes) -> Sizes:
+    """The strides of a tensor with one to three spatial dimensions as (n, c, d, h, w)."""
+    return (*stride[:2], *(0,) * (5 - len(stride)), *stride[2:])
+
+
+def strides(t: Tensor) -> Sizes:
     """(n, c, d, h, w) strides of a tensor with one to three spatial dimensions."""
-    s = t.stride()
-    return (*s[:2], *(0,) * (5 - len(s)), *s[2:])
+    return in_five(t.stride())
 
 
 _strides = lru_cache(maxsize=4096)(result_strides)
@@ -85,14 +89,15 @@ def dense(like: Tensor, size: Sizes, channels_last: bool, dtype: torch.dtype | N
 
 
 @lru_cache(maxsize=4096)
-def _is_wide(size: Sizes, stride: Sizes) -> bool:
+def is_wide(size: Sizes, stride: Sizes) -> bool:
+    """Whether positions in such a tensor need 64 bits."""
     return sum((n - 1) * s for n, s in zip(size, stride)) >= _WIDE
 
 
 def index_type(*tensors: Tensor | None) -> Any:
     """The integers in which positions in all of these are counted: 32 bits where they suffice."""
     for t in tensors:
-        if t is not None and _is_wide(t.shape, t.stride()):
+        if t is not None and is_wide(t.shape, t.stride()):
             return tl.int64
     return tl.int32
 
