@@ -17,11 +17,10 @@ from convkit.backends.triton.launch import Sizes, dense
 from convkit.backends.triton.windows import (
     counted,
     element_of,
+    lanes,
     narrow,
     over_windows,
-    place,
     plane_at,
-    positions,
     reader_of,
     readers_of,
     widen,
@@ -68,9 +67,7 @@ def avg_pool_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     start, end = window_of(o, p, q, size, out, AXES)
     plane = x + plane_at(n, c, x_strides)
     total = widen(tl.zeros((BLOCK,), x.dtype.element_ty))
@@ -97,9 +94,7 @@ def avg_pool_bwd_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
+    i, inside, n, c, d, h, w = lanes(count, C, size, CHANNELS_LAST, BLOCK, INDEX)
     begin, end = readers_of(d, h, w, size, out, AXES)
     plane = dy + plane_at(n, c, dy_strides)
     total = widen(tl.zeros((BLOCK,), dx.dtype.element_ty))

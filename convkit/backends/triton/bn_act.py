@@ -20,7 +20,7 @@ from convkit.backends.base import Norm, NormSums
 from convkit.backends.triton.epilogue import activate, activation_gradient
 from convkit.backends.triton.launch import dense, each_element, index_type, launch, spatial, strides
 from convkit.backends.triton.sums import channel_block, ordered_sum, over_channels, split_positions
-from convkit.backends.triton.windows import narrow, place, plane_at, positions, within
+from convkit.backends.triton.windows import lanes, narrow, position_at, within
 
 
 @triton.jit
@@ -78,11 +78,9 @@ def bn_act_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
-    x_at = plane_at(n, c, x_strides) + within(d, h, w, x_strides)
-    residual_at = plane_at(n, c, residual_strides) + within(d, h, w, residual_strides)
+    i, inside, n, c, d, h, w = lanes(count, C, size, CHANNELS_LAST, BLOCK, INDEX)
+    x_at = position_at(n, c, d, h, w, x_strides)
+    residual_at = position_at(n, c, d, h, w, residual_strides)
     _, _, _, v = normalised(
         x, mean, invstd, weight, bias, residual, x_at, residual_at, c, inside, WEIGHT, BIAS, RESIDUAL
     )
@@ -169,12 +167,10 @@ def bn_act_bwd_kernel(
     INDEX: tl.constexpr,
 ):
     """``per_channel`` elements gave the statistics; where they are constants (not STATISTICS) it does not matter."""
-    i = positions(BLOCK, INDEX)
-    inside = i < elements
-    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
-    x_at = plane_at(n, c, x_strides) + within(d, h, w, x_strides)
-    residual_at = plane_at(n, c, residual_strides) + within(d, h, w, residual_strides)
-    dz_at = plane_at(n, c, dz_strides) + within(d, h, w, dz_strides)
+    i, inside, n, c, d, h, w = lanes(elements, C, size, CHANNELS_LAST, BLOCK, INDEX)
+    x_at = position_at(n, c, d, h, w, x_strides)
+    residual_at = position_at(n, c, d, h, w, residual_strides)
+    dz_at = position_at(n, c, d, h, w, dz_strides)
     centred, deviation, scale, v = normalised(
         x, mean, invstd, weight, bias, residual, x_at, residual_at, c, inside, WEIGHT, BIAS, RESIDUAL
     )

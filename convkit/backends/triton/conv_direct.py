@@ -20,7 +20,15 @@ from convkit.backends.triton.conv_axes import axis_constants, filter_strides
 from convkit.backends.triton.epilogue import Operands, activate, per_channel
 from convkit.backends.triton.launch import each_element, index_type, launch, spatial, strides
 from convkit.backends.triton.sums import ordered_sum, sum_type
-from convkit.backends.triton.windows import narrow, place, plane_at, positions, tap_at, volume_position, within
+from convkit.backends.triton.windows import (
+    lanes,
+    narrow,
+    plane_at,
+    position_at,
+    tap_at,
+    volume_position,
+    within,
+)
 from convkit.problem import ConvSpec
 
 
@@ -65,9 +73,7 @@ def conv_direct_kernel(
     INDEX: tl.constexpr,
 ):
     """C channels of the result, XC and YC per group of source and result; w_strides as conv_igemm's."""
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     group = c // YC
     image = x + plane_at(n, group * XC, x_strides)
     filters = w + group * w_group + c % YC * w_strides[0]
@@ -85,7 +91,7 @@ def conv_direct_kernel(
             acc += a * tl.load(filters + w_at + k * w_strides[1], mask=there, other=0).to(acc.dtype)
     acc = per_channel(acc, scale, bias, c, inside, SCALE, BIAS)
     if RESIDUAL:
-        at = plane_at(n, c, residual_strides) + within(o, p, q, residual_strides)
+        at = position_at(n, c, o, p, q, residual_strides)
         acc += tl.load(residual + at, mask=inside, other=0).to(acc.dtype)
     tl.store(y + i, narrow(activate(acc, ALPHA, ACTIVATION), y.dtype.element_ty), mask=inside)
 
@@ -132,7 +138,7 @@ def conv_wgrad_direct_kernel(
         a = tl.load(dy + (k * dy_strides[1])[:, None] + at[None, :], mask=there, other=0).to(total.dtype)
         at = n * x_strides[0] + within(d, h, v, x_strides)
         total += a * tl.load(x + (channel * x_strides[1])[:, None] + at[None, :], mask=there, other=0).to(total.dtype)
-    at = plane_at(k, c, w_strides) + within(t, r, s, w_strides)
+    at = position_at(k, c, t, r, s, w_strides)
     tl.store(partial + split * split_stride + at, tl.sum(total, 1), mask=pair < pairs)
 
 

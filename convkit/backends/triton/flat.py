@@ -22,7 +22,16 @@ from torch import Tensor
 
 from convkit.backends.layout import is_channels_last
 from convkit.backends.triton.launch import Sizes, dense, each_element, index_type, spatial, strides, volume
-from convkit.backends.triton.windows import narrow, place, plane_at, positions, volume_position, widen, within
+from convkit.backends.triton.windows import (
+    lanes,
+    narrow,
+    plane_at,
+    position_at,
+    positions,
+    volume_position,
+    widen,
+    within,
+)
 
 
 @triton.jit
@@ -39,10 +48,8 @@ def unpool_winner_kernel(
     INDEX: tl.constexpr,
 ):
     """winners[index] = the largest 1 + o whose index it is."""
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
-    index = tl.load(indices + plane_at(n, c, index_strides) + within(d, h, w, index_strides), mask=inside, other=0)
+    _, inside, n, c, d, h, w = lanes(count, C, size, CHANNELS_LAST, BLOCK, INDEX)
+    index = tl.load(indices + position_at(n, c, d, h, w, index_strides), mask=inside, other=0)
     named = (index >= 0) & (index < plane)
     tl.device_assert(named | ~inside, "Found an invalid max index")
     number = ((d * size[1] + h) * size[2] + w + 1).to(winners.dtype.element_ty)
@@ -65,14 +72,12 @@ def unpool_kernel(
     INDEX: tl.constexpr,
 ):
     """``size`` of x, ``out`` of y."""
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, d, h, w = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, d, h, w = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     at = (((n * C + c) * out[0] + d) * out[1] + h) * out[2] + w
     winner = tl.load(winners + at, mask=inside, other=0).to(INDEX)
     there = inside & (winner > 0)
     _, o, p, q = volume_position(tl.where(there, winner - 1, 0), size)
-    value = tl.load(x + plane_at(n, c, x_strides) + within(o, p, q, x_strides), mask=there, other=0)
+    value = tl.load(x + position_at(n, c, o, p, q, x_strides), mask=there, other=0)
     tl.store(y + i, value, mask=inside)
 
 
@@ -92,13 +97,11 @@ def plane_gather_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
-    index = tl.load(indices + plane_at(n, c, index_strides) + within(o, p, q, index_strides), mask=inside, other=0)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
+    index = tl.load(indices + position_at(n, c, o, p, q, index_strides), mask=inside, other=0)
     there = inside & (index >= 0) & (index < plane)
     _, d, h, w = volume_position(tl.where(there, index, 0).to(INDEX), size)
-    value = tl.load(x + plane_at(n, c, x_strides) + within(d, h, w, x_strides), mask=there, other=0)
+    value = tl.load(x + position_at(n, c, d, h, w, x_strides), mask=there, other=0)
     tl.store(y + i, value, mask=inside)
 
 
@@ -139,7 +142,7 @@ def plane_scatter_kernel(
         more = more & (at < run)
         more = more & (tl.load(sorted_indices + i, mask=more, other=-1) == index)
     _, d, h, w = volume_position(tl.where(first, index, 0).to(INDEX), size)
-    at = plane_at(n, c, dx_strides) + within(d, h, w, dx_strides)
+    at = position_at(n, c, d, h, w, dx_strides)
     tl.store(dx + at, narrow(total, dx.dtype.element_ty), mask=first)
 
 

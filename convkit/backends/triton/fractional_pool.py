@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convkit.backends.triton.avg_pool import divide
 from convkit.backends.triton.launch import Sizes, dense, each_element, spatial, strides
-from convkit.backends.triton.windows import narrow, place, plane_at, positions, tap_at, widen, within
+from convkit.backends.triton.windows import lanes, narrow, plane_at, position_at, tap_at, widen, within
 
 
 @triton.jit
@@ -68,15 +68,13 @@ def fractional_max_pool_kernel(
     INDEX: tl.constexpr,
 ):
     """SAMPLE: which of a plane's samples belongs to d, h and w."""
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     element: tl.constexpr = x.dtype.element_ty
     sample = samples + plane_at(n, c, sample_strides)
     d0 = start_of(sample + SAMPLE[0] * sample_strides[2], o, inside, size[0], KERNEL[0], out[0], element)
     h0 = start_of(sample + SAMPLE[1] * sample_strides[2], p, inside, size[1], KERNEL[1], out[1], element)
     w0 = start_of(sample + SAMPLE[2] * sample_strides[2], q, inside, size[2], KERNEL[2], out[2], element)
-    plane = x + plane_at(n, c, x_strides) + within(d0, h0, w0, x_strides)
+    plane = x + position_at(n, c, d0, h0, w0, x_strides)
     best = widen(tl.full((BLOCK,), float("-inf"), element))
     chosen = tl.zeros((BLOCK,), tl.int32)
     for tap in range(KERNEL[0] * KERNEL[1] * KERNEL[2]):

@@ -21,11 +21,11 @@ from convkit.backends.triton.avg_pool import divisor
 from convkit.backends.triton.launch import dense
 from convkit.backends.triton.windows import (
     element_of,
+    lanes,
     narrow,
     over_windows,
-    place,
     plane_at,
-    positions,
+    position_at,
     reader_of,
     readers_of,
     widen,
@@ -99,9 +99,7 @@ def lp_pool_kernel(
     INDEX: tl.constexpr,
 ):
     """LARGEST: what the stored type holds; a sum beyond it is infinite, as where PyTorch stores the sum."""
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     start, end = window_of(o, p, q, size, out, AXES)
     plane = x + plane_at(n, c, x_strides)
     e = exponent_of(exponent, P)
@@ -155,11 +153,9 @@ def lp_pool_bwd_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
+    i, inside, n, c, d, h, w = lanes(count, C, size, CHANNELS_LAST, BLOCK, INDEX)
     begin, end = readers_of(d, h, w, size, out, AXES)
-    at = plane_at(n, c, x_strides) + within(d, h, w, x_strides)
+    at = position_at(n, c, d, h, w, x_strides)
     element = widen(tl.load(x + at, mask=inside, other=0))
     dy_plane = dy + plane_at(n, c, dy_strides)
     y_plane = y + plane_at(n, c, y_strides)

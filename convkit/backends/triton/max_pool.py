@@ -20,11 +20,11 @@ from convkit.backends.layout import OFFSET_DTYPES
 from convkit.backends.triton.launch import Sizes, dense
 from convkit.backends.triton.windows import (
     element_of,
+    lanes,
     narrow,
     over_windows,
-    place,
     plane_at,
-    positions,
+    position_at,
     reader_of,
     readers_of,
     widen,
@@ -51,9 +51,7 @@ def max_pool_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     start, end = window_of(o, p, q, size, out, AXES)
     plane = x + plane_at(n, c, x_strides)
     chosen = tl.full((BLOCK,), -1, tl.int32)
@@ -98,17 +96,15 @@ def pool_select_kernel(
     INDEX: tl.constexpr,
 ):
     """The element that each offset names, or its flat index (INDICES); where it names none 0, or -1."""
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
-    at = plane_at(n, c, offset_strides) + within(o, p, q, offset_strides)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
+    at = position_at(n, c, o, p, q, offset_strides)
     offset = tl.load(offsets + at, mask=inside, other=0).to(tl.int32)
     d, h, w, there = named_element(offset, o, p, q, size, out, AXES)
     if INDICES:
         flat = (d.to(tl.int64) * size[1] + h) * size[2] + w
         tl.store(y + i, tl.where(there, flat, -1), mask=inside)
     else:
-        at = plane_at(n, c, x_strides) + within(d, h, w, x_strides)
+        at = position_at(n, c, d, h, w, x_strides)
         tl.store(y + i, tl.load(x + at, mask=inside & there, other=0), mask=inside)
 
 
@@ -128,9 +124,7 @@ def pool_select_bwd_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
+    i, inside, n, c, d, h, w = lanes(count, C, size, CHANNELS_LAST, BLOCK, INDEX)
     begin, end = readers_of(d, h, w, size, out, AXES)
     dy_plane = dy + plane_at(n, c, dy_strides)
     offset_plane = offsets + plane_at(n, c, offset_strides)

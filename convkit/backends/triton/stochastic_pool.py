@@ -19,11 +19,11 @@ from convkit.backends.layout import OFFSET_DTYPES
 from convkit.backends.triton.launch import dense
 from convkit.backends.triton.windows import (
     element_of,
+    lanes,
     narrow,
     over_windows,
-    place,
     plane_at,
-    positions,
+    position_at,
     reader_of,
     readers_of,
     widen,
@@ -57,9 +57,7 @@ def stochastic_pool_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     start, end = window_of(o, p, q, size, out, AXES)
     plane = x + plane_at(n, c, x_strides)
     total = widen(tl.zeros((BLOCK,), x.dtype.element_ty))
@@ -104,9 +102,7 @@ def stochastic_mean_kernel(
     INDEX: tl.constexpr,
 ):
     """The expectation of each window, or its sum (SUMS); in float64: squares of float32 numbers do not overflow."""
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, o, p, q = place(i, C, out, CHANNELS_LAST)
+    i, inside, n, c, o, p, q = lanes(count, C, out, CHANNELS_LAST, BLOCK, INDEX)
     start, end = window_of(o, p, q, size, out, AXES)
     plane = x + plane_at(n, c, x_strides)
     total = tl.zeros((BLOCK,), tl.float64)
@@ -143,11 +139,9 @@ def stochastic_mean_bwd_kernel(
     BLOCK: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    i = positions(BLOCK, INDEX)
-    inside = i < count
-    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
+    i, inside, n, c, d, h, w = lanes(count, C, size, CHANNELS_LAST, BLOCK, INDEX)
     begin, end = readers_of(d, h, w, size, out, AXES)
-    at = plane_at(n, c, x_strides) + within(d, h, w, x_strides)
+    at = position_at(n, c, d, h, w, x_strides)
     element = tl.load(x + at, mask=inside, other=0)
     element = widen(element).to(tl.float64)
     dy_plane = dy + plane_at(n, c, dy_strides)

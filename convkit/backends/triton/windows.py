@@ -92,6 +92,14 @@ def place(i, C, size, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
+def lanes(count, C, size, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr):
+    """(i, whether it is there, n, c, d, h, w): this program's elements of a dense result of ``count``."""
+    i = positions(BLOCK, INDEX)
+    n, c, d, h, w = place(i, C, size, CHANNELS_LAST)
+    return i, i < count, n, c, d, h, w
+
+
+@triton.jit
 def volume_position(i, size):
     """(n, d, h, w) of the i-th position of all images, in row-major order."""
     w = i % size[2]
@@ -110,6 +118,12 @@ def plane_at(n, c, strides):
 def within(d, h, w, strides):
     """Where a position lies in its plane."""
     return d * strides[2] + h * strides[3] + w * strides[4]
+
+
+@triton.jit
+def position_at(n, c, d, h, w, strides):
+    """Where an element lies."""
+    return plane_at(n, c, strides) + within(d, h, w, strides)
 
 
 @triton.jit
