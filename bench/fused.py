@@ -26,6 +26,7 @@ from bench.pool_providers import memory_format
 from bench.problems import Problem, scaled
 from convkit import backends
 from convkit.backends import RAW_OPS, Backend, selection
+from convkit.backends.base import unbundled
 from convkit.problem import ACTIVATIONS
 from convkit.testing.oracle import Call, error, expect, product_error, verify
 from convkit.timing import Timing
@@ -233,7 +234,8 @@ class Recorder(Backend):
     def _run(self, op: str, *values: Any, **named: Any) -> Any:
         method = getattr(backends.get("native"), op)
         given = inspect.signature(method).bind(*values, **named).arguments
-        self.calls.append(Call(op, {k: a.detach() if isinstance(a, Tensor) else a for k, a in given.items()}))
+        arguments = {k: a.detach() if isinstance(a, Tensor) else a for k, a in unbundled(given).items()}
+        self.calls.append(Call(op, arguments))
         return method(*values, **named)
 
 

@@ -101,6 +101,16 @@ def bundled(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def unbundled(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The other way round."""
+    rest = dict(arguments)
+    if "norm" in rest:
+        rest.update(rest.pop("norm")._asdict())
+    if "sums" in rest:
+        rest.update(zip(("dbias", "dweight", "count"), rest.pop("sums")))
+    return rest
+
+
 class Backend:
     """One implementation of the raw operations. Subclasses override what they support."""
 
