@@ -89,6 +89,7 @@ sanitize: $(call env,test)
 	CXX=g++ CONVKIT_CUDA=0 $(PY) tools/native_build.py --build-dir $(SANITIZED) --sanitize address,undefined --testing
 	for isa in portable avx2 avx512; do CONVKIT_CPU_ISA=$$isa $(SANITIZED_RUN) $(PY) tools/smoke.py || exit 1; done
 	$(SANITIZED_RUN) $(PY) -m pytest -q $(WORKERS) --share 6 $(KERNEL_TESTS) $(ARGS)
+	$(SANITIZED_RUN) $(PY) -m pytest -q tests/sanitized_simt.py $(ARGS)
 
 # Needs nvcc (says so where there is none), and no GPU.
 cuda-resources: $(call env,cuda)

@@ -216,6 +216,7 @@ FAULTS = {
     "lane outside of its mask": "lane 31 is not in its own mask",
     "sum in order of arrival": None,
     "shared memory read before it is written": None,
+    "a write behind shared memory": "a write behind the block's 592 bytes of shared memory",
 }
 MACHINES = ((0, True), (0, False), (1, True), (2, False), (3, True), (4, False))
 

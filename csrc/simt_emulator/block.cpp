@@ -8,6 +8,10 @@
 #include <memory>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "simt_emulator/fiber.h"
 
 namespace convkit::simt {
@@ -68,6 +72,26 @@ Machine* this_threads_machine() {
 }
 std::atomic<uint64_t> seed{0};
 std::atomic<Delivery> delivery{Delivery::kAtWait};
+
+// Behind the block's shared memory: a write there shows, and under AddressSanitizer a read too.
+constexpr size_t kFence = 128;
+constexpr char kUntouched = 0x5a;
+
+void close_fence() {
+  char* fence = current->shared.get() + current->shared_bytes;
+  std::memset(fence, kUntouched, kFence);
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_poison_memory_region(fence, kFence);
+#endif
+}
+
+bool fence_holds() {
+#if !defined(__SANITIZE_ADDRESS__)
+  for (size_t i = 0; i < kFence; ++i)
+    if (current->shared.get()[current->shared_bytes + i] != kUntouched) return false;
+#endif
+  return true;
+}
 
 unsigned volume(Size s) { return s.x * s.y * s.z; }
 
@@ -167,7 +191,9 @@ bool run_block(uint64_t launch_seed, uint64_t block_number) {
       return false;
     }
   }
-  return true;
+  if (fence_holds()) return true;
+  note("a write behind the block's %zu bytes of shared memory", current->shared_bytes);
+  return false;
 }
 
 // The running thread comes to the meeting of its warp. The last to come gets the warp and must `part` it; the others
@@ -241,11 +267,12 @@ const char* run_grid(Size grid, Size block, size_t shared_bytes, void (*body)(vo
   }
   while (current->threads.size() < current->count) current->threads.push_back(std::make_unique<Thread>());
   current->shared_bytes = shared_bytes;
-  current->shared.reset(static_cast<char*>(std::aligned_alloc(128, (shared_bytes + 127) / 128 * 128 + 128)));
+  current->shared.reset(static_cast<char*>(std::aligned_alloc(128, (shared_bytes + 127) / 128 * 128 + kFence)));
   if (current->shared == nullptr) {
     note("no memory for %zu bytes of shared memory", shared_bytes);
     return current->message;
   }
+  close_fence();
   const uint64_t launch_seed = seed;
   const unsigned blocks = volume(grid);
   permute(&current->blocks, blocks, launch_seed, blocks);

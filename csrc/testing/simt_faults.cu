@@ -19,6 +19,7 @@ enum Fault {
   kLaneOutsideMask,
   kSumInOrderOfArrival,
   kUnwrittenShared,
+  kBeyondShared,
   kFaults
 };
 
@@ -63,6 +64,7 @@ __global__ void smooth(const float* x, float* y, int count) {
     if (kFault != kNoBarrierBeforeReuse) __syncthreads();
   }
   if (kFault == kMisalignedPack && thread == 0) store_pack(y + 1, load_pack<float, 4>(x + 1));
+  if (kFault == kBeyondShared && thread == 0) tiles[2 * kRow + 4] = 0;
   if (thread == 0) y[count + static_cast<int>(blockIdx.x)] = *total;
 }
 
