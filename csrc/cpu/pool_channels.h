@@ -4,10 +4,11 @@
 // Layout    channels of unit stride in every tensor, at least one vector of them
 // Mapping   a unit is one row of the result; within it, pixel by pixel, blocks of up to kBlock vectors of channels.
 //           The last vector overlaps the one before it instead of needing a tail.
-// Memory    a block stays in registers over the whole window; neighbouring windows meet in the cache.
+// Memory    a block stays in registers over the whole window; neighbouring windows meet in the cache. A large gradient
+//           is stored past the caches (pool_stream.h).
 #pragma once
 
-#include "cpu/pool_tasks.h"
+#include "cpu/pool_stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -187,6 +188,7 @@ struct ChannelGather {
   const TensorView &dy, &offsets, &dx;
   Policy policy;
   ReaderTables tables;
+  bool streams = false;  // whether dx is stored past the caches: it is large, and whole vectors lie on their multiples
 
   // Channels [c, c + kVectors * lanes) of position w; one division at the end where all windows share the divisor.
   template <int kVectors>
@@ -230,6 +232,12 @@ struct ChannelGather {
     for (int b = 0; b < kVectors; ++b) {
       V v = divide ? sum[b] / by : sum[b];
       if constexpr (Policy::kWeighs) v = policy.apply(v, load_vec(x + c + b * kLanes));
+      if constexpr (sizeof(T) == sizeof(A)) {
+        if (streams) {
+          stream_vec(to + c + b * kLanes, v);
+          continue;
+        }
+      }
       store_vec(to + c + b * kLanes, v);
     }
   }
@@ -251,6 +259,7 @@ struct ChannelGather {
         });
       }
     }
+    if (streams) end_streams();
     policy.done();
     return true;
   }
@@ -267,7 +276,7 @@ Status gather_channels(const PoolProblem& p, const TensorView& dy, const TensorV
                        const Policy& policy = {}) {
   Failure failure;
   for_units(p.n * p.in[0] * p.in[1], p.c * p.in[2], [&](int64_t begin, int64_t end) {
-    ChannelGather<Policy, T> task{p, dy, offsets, dx, policy, {}};
+    ChannelGather<Policy, T> task{p, dy, offsets, dx, policy, {}, streaming_pays(dx) && streams_in_vectors(dx)};
     if (!task.run(begin, end)) failure.raise();
   });
   return failure.status();

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/pool_lanes.h"
+#include "cpu/pool_stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -35,9 +36,6 @@ struct Plane {
   }
   CONVKIT_INLINE int64_t offset(const TensorView& t) const { return n * t.stride[kN] + c * t.stride[kC]; }
 };
-
-// How many bytes ahead of what is read memory is asked for.
-constexpr int64_t kAhead = 4096;
 
 // One plane as a vector of partial results, and the positions that they come from.
 template <typename Policy, typename T, bool kOffsets>

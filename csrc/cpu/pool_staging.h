@@ -5,7 +5,7 @@
 // every inner loop is plain vector loads.
 #pragma once
 
-#include "cpu/pool_tasks.h"
+#include "cpu/pool_stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -36,6 +36,7 @@ CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t a
                               int64_t pitch, pool_accumulate_t<T>* dst) {
   using A = pool_accumulate_t<T>;
   constexpr int64_t lanes = Lanes<A>::count;
+  if (stride == 1) ask_to_read(src, n);
   if (s == 1 && stride == 1) {
     dst += at;
     int64_t i = 0;
@@ -97,6 +98,7 @@ CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, 
                                 T* dst, int64_t stride) {
   using A = pool_accumulate_t<T>;
   constexpr int64_t lanes = Lanes<A>::count;
+  if (stride == 1) ask_to_write(dst, n);
   if (s == 1 && stride == 1) {
     for (int64_t i = 0; i < n; i += lanes) store_up_to(dst + i, load_vec(src + at + i), n - i);
     return;

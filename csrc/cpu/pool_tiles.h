@@ -5,11 +5,12 @@
 // Mapping   a unit is an output row. Two vectors of columns are reduced over the window's rows, and then the even
 //           columns with the odd ones; on the way back a vector of windows becomes two of columns, for each row.
 // Memory    every element is read and written once, straight from tensor to tensor: nothing is staged, so that rows
-//           shorter than a vector cost little.
+//           shorter than a vector cost little. What lies ahead is asked for (pool_stream.h).
 // Limits    stride equal to the kernel, two along w, no padding. Rows and columns beyond the last window get 0.
 #pragma once
 
 #include "cpu/pool_lanes.h"
+#include "cpu/pool_stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -77,6 +78,8 @@ Status pool_tiles(const PoolProblem& p, const TensorView& x, const TensorView& y
       for (int64_t td = 0; td < p.kernel[0]; ++td)
         for (int64_t th = 0; th < p.kernel[1]; ++th) {
           const T* at = from + td * x.stride[kD] + th * x.stride[kH] + 2 * j;
+          ask_to_read(at);
+          ask_to_read(at + lanes);
           const V a = load_up_to(at, 2 * n), b = behind > 0 ? load_up_to(at + lanes, behind) : V{};
           const K tap = splat<I>(static_cast<I>((td * p.kernel[1] + th) * 2));
           if (td == 0 && th == 0) {
@@ -135,6 +138,8 @@ Status spread_tiles(const PoolProblem& p, const TensorView& dy, const TensorView
       for (int64_t td = 0; td < p.kernel[0]; ++td)
         for (int64_t th = 0; th < p.kernel[1]; ++th) {
           T* at = to + td * dx.stride[kD] + th * dx.stride[kH] + 2 * j;
+          ask_to_write(at);
+          ask_to_write(at + lanes);
           const K here = (lane_numbers<A>() & splat<I>(1)) + splat<I>(static_cast<I>((td * p.kernel[1] + th) * 2));
           store_up_to(at, kSelect ? (low_tap == here ? low : V{}) : low, 2 * n);
           if (behind > 0) store_up_to(at + lanes, kSelect ? (high_tap == here ? high : V{}) : high, behind);

@@ -338,8 +338,8 @@ Status pool_windows(const PoolProblem& p, const TensorView& x, const TensorView&
     });
     return failure.status();
   }
-  if constexpr (__is_same(T, O))
-    if (turning_pays<T>(p, x, y, offsets, false))
+  if constexpr (__is_same(T, O))  // rows of a whole vector need no turning
+    if (p.out[2] != lanes && turning_pays<T>(p, x, y, offsets, false))
       return for_turned<T, Op::kChooses>(p, x, y, offsets, [&](const TurnedBlock<T>& block) {
         ChannelWindows<Op, T, O> task{block.p, block.x, block.y, block.offsets, op, block.first, {}};
         return task.run(0, rows);
