@@ -119,11 +119,15 @@ def pytest(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py", *arguments]
 
 
+def workers() -> list[str]:
+    """Processes that share the GPU, where the interpreter has what starts them: most of a test's time is the host's."""
+    parallel = subprocess.run([sys.executable, "-c", "import xdist"], capture_output=True).returncode == 0
+    return ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"] if parallel else []
+
+
 def test(seconds: float) -> Outcome:
     """All tests that need a GPU, in a few processes that share it. Their file needs no package but pytest."""
-    parallel = subprocess.run([sys.executable, "-c", "import xdist"], capture_output=True).returncode == 0
-    workers = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"] if parallel else []
-    return judged(*run(pytest(*workers), seconds))
+    return judged(*run(pytest(*workers()), seconds))
 
 
 def sanitizer(seconds: float) -> Outcome:
@@ -154,7 +158,7 @@ def triton(seconds: float) -> Outcome:
     if subprocess.run([sys.executable, "-c", "import triton"], capture_output=True).returncode != 0:
         return Outcome("not run", "triton is not installed")
     files = ("tests/test_triton.py", "tests/test_triton_tuning.py")
-    return judged(*run([sys.executable, "-m", "pytest", "-q", *files], seconds))
+    return judged(*run([sys.executable, "-m", "pytest", "-q", *workers(), *files], seconds))
 
 
 SANITIZER = "cuda*/bin/compute-sanitizer"
