@@ -246,7 +246,7 @@ def test_triton_tune_drops_a_tile_that_does_not_fit(folder: Path) -> None:
 
 def test_tune_needs_a_gpu() -> None:
     if DEVICE == "cuda":
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU")
     code = """
 import convkit
 try:
