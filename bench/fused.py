@@ -26,9 +26,9 @@ from bench.pool_providers import memory_format
 from bench.problems import Problem, scaled
 from convkit import backends
 from convkit.backends import RAW_OPS, Backend, selection
-from convkit.backends.base import unbundled
+from convkit.backends.base import Norm, NormSums, unbundled
 from convkit.problem import ACTIVATIONS
-from convkit.testing.oracle import Call, error, expect, product_error, verify
+from convkit.testing.oracle import Call, error, expect, judge, product_error
 from convkit.timing import Timing
 
 PASSES = ("inference", "training")
@@ -222,21 +222,37 @@ def prepare(
 
 
 class Recorder(Backend):
-    """The native kernels, and what has been asked of them."""
+    """The native kernels, what has been asked of them, and what they gave."""
 
     name = "recorder"
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[tuple[Call, tuple[Tensor, ...]]] = []
+        self._native = backends.get("native")
         for op in RAW_OPS:
             setattr(self, op, partial(self._run, op))
 
     def _run(self, op: str, *values: Any, **named: Any) -> Any:
-        method = getattr(backends.get("native"), op)
+        method = getattr(self._native, op)
         given = inspect.signature(method).bind(*values, **named).arguments
+        result = method(*values, **named)
+        self._record(op, given, result if isinstance(result, tuple) else (result,))
+        return result
+
+    def _record(self, op: str, given: Mapping[str, Any], results: tuple[Tensor, ...]) -> None:
         arguments = {k: a.detach() if isinstance(a, Tensor) else a for k, a in unbundled(given).items()}
-        self.calls.append(Call(op, arguments))
-        return method(*values, **named)
+        self.calls.append((Call(op, arguments), tuple(r.detach() for r in results)))
+
+    def bn_act_grad(
+        self, dz: Tensor, x: Tensor, norm: Norm, elements: int, with_residual: bool, channels_last: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Two operations to the oracle, and one to the kernels."""
+        dx, dresidual, *sums = self._native.bn_act_grad(dz, x, norm, elements, with_residual, channels_last)
+        reduce = {"dz": dz, "x": x, "norm": norm}
+        rest = {"sums": NormSums(*sums, elements), "with_residual": with_residual, "channels_last": channels_last}
+        self._record("bn_act_bwd_reduce", reduce, tuple(sums))
+        self._record("bn_act_bwd", {**reduce, **rest}, (dx, dresidual))
+        return dx, dresidual, *sums
 
 
 def error_of_step(step: Callable[[], Results]) -> float:
@@ -247,7 +263,8 @@ def error_of_step(step: Callable[[], Results]) -> float:
     recorder, native, reference = Recorder(), backends.get("native"), backends.get("reference")
     with selection.substituted(lambda *_: recorder):
         step()
-    return max(error(result, right) for call in recorder.calls for right, result in verify(call, native, reference))
+    judged = (pair for call, results in recorder.calls for pair in judge(call, results, native, reference))
+    return max(error(result, right) for right, result in judged)
 
 
 def of_norm(times: Mapping[str, Timing]) -> dict[str, Timing]:

@@ -8,7 +8,7 @@ to. The forward pass chooses the backend; every backward pass of it uses that on
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
@@ -173,6 +173,14 @@ avg_pool = operation(AvgPool)
 avg_pool_bwd = operation(AvgPoolBwd)
 
 
+@overload
+def max_pooling(
+    x: Tensor, spec: PoolSpec, return_indices: Literal[False] = False, backend: str | None = None
+) -> Tensor: ...
+@overload
+def max_pooling(
+    x: Tensor, spec: PoolSpec, return_indices: bool, backend: str | None = None
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def max_pooling(
     x: Tensor, spec: PoolSpec, return_indices: bool = False, backend: str | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:

@@ -41,10 +41,10 @@ def maxout(input: Tensor, pieces: int, dim: int = 1, *, backend: str | None = No
     if rows.is_contiguous():  # windows along rows
         images = rows.shape[0] if rows.dim() > 1 else 1
         y = max_pooling(rows.reshape(images, 1, -1, size), _spec(1, pieces), False, backend)
-        return y.reshape(*rows.shape[:-1], size // pieces).movedim(-1, dim)  # type: ignore[union-attr]
+        return y.reshape(*rows.shape[:-1], size // pieces).movedim(-1, dim)
     planes = input.reshape(prod(input.shape[:dim]), 1, size, -1)
     y = max_pooling(planes, _spec(pieces, 1), False, backend)
-    return y.reshape(*input.shape[:dim], size // pieces, *input.shape[dim + 1 :])  # type: ignore[union-attr]
+    return y.reshape(*input.shape[:dim], size // pieces, *input.shape[dim + 1 :])
 
 
 def check_pieces(op: str, pieces: int) -> None:

@@ -248,9 +248,9 @@ def _problem(spec: ConvSpec, transposed: bool, x: _Extent, w: _Extent, y: _Exten
     images, size, out = x[0][0], spatial(tuple(x[0][2:])), spatial(tuple(y[0][2:]))
     of_x, of_y, of_residual = in_five(x[1]), in_five(y[1]), in_five(residual)
     if size == out and all(a.kernel == 1 and a.stride == 1 and a.before == 0 for a in axes):
-        rows = [_in_one_row((images, *size), s) for s in (of_x, of_y, of_residual)]
-        if None not in rows:
-            of_x, of_y, of_residual = rows  # type: ignore[assignment]
+        rows = [row for s in (of_x, of_y, of_residual) if (row := _in_one_row((images, *size), s)) is not None]
+        if len(rows) == 3:
+            of_x, of_y, of_residual = rows
             images, size = 1, (1, 1, images * prod(size))
             out = size
     channels = x[0][1] // spec.groups
