@@ -70,13 +70,13 @@ using lane_words_t = typename LaneWords<A>::type;
 
 CONVKIT_INLINE void set_lane(Words& words, int64_t lane, uint64_t index) { words[lane] = index; }
 CONVKIT_INLINE void set_lane(Both<Words>& words, int64_t lane, uint64_t index) {
-  (lane % 2 == 0 ? words.first : words.second)[lane / 2] = index;
+  set_lane(lane % 2 == 0 ? words.first : words.second, lane / 2, index);
 }
 
 // Index i * step in lane i.
 template <typename A>
 CONVKIT_INLINE lane_words_t<A> lane_steps(uint64_t step) {
-  lane_words_t<A> words;
+  lane_words_t<A> words{};
   for (int i = 0; i < Lanes<A>::count; ++i) set_lane(words, i, static_cast<uint64_t>(i) * step);
   return words;
 }
