@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -136,7 +135,10 @@ def test_triton_descriptors_have_memory_in_every_thread(triton: Backend, monkeyp
     like, given = torch.zeros(1, device=DEVICE), []
     monkeypatch.setattr(launch, "runner", lambda *call: given.append(_allocation._allocator.get()(384, 128, None)))
     before = _allocation._allocator.get()
-    run: Callable[[], None] = lambda: launch.launch(None, 1, like, descriptors=True)  # noqa: E731
+
+    def run() -> None:
+        launch.launch(None, 1, like, descriptors=True)
+
     run()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(run).result()

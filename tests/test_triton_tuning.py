@@ -246,7 +246,7 @@ def test_triton_tune_drops_a_tile_that_does_not_fit(folder: Path) -> None:
 
 def test_tune_needs_a_gpu() -> None:
     if DEVICE == "cuda":
-        pytest.skip("there is a GPU")
+        pytest.skip("says what happens without a GPU, and there is one")
     code = """
 import convkit
 try:

@@ -164,6 +164,9 @@ def bn_stats(x: Tensor) -> tuple[Tensor, Tensor]:
     return _per_channel(x, x.shape[1]), _per_channel(x, x.shape[1])
 
 
+# Whole signatures, though most arguments decide nothing here: the schemas of backends' operators are made of them.
+
+
 def bn_act(
     x: Tensor,
     mean: Tensor,

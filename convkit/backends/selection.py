@@ -180,9 +180,10 @@ _choose = lru_cache(maxsize=4096)(_find)
 def _measured(op: str, x: Tensor, w: Tensor | None, spec: Any) -> Backend | None:
     """The backend that was measured to be the fastest, where one was, and it can run this."""
     name = preference.fastest(op, x, w, spec)
-    if name is None or refusal(get(name), op, x.dtype, x.device, spec) is not None:
+    if name is None:
         return None
-    return get(name)
+    implementation = get(name)
+    return implementation if refusal(implementation, op, x.dtype, x.device, spec) is None else None
 
 
 def select(op: str, x: Tensor, w: Tensor | None, spec: Any, name: str | None = None) -> tuple[Backend, Any]:

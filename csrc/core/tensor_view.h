@@ -32,6 +32,15 @@ CONVKIT_INLINE int64_t offset(const TensorView& t, int64_t n, int64_t c, int64_t
   return n * t.stride[kN] + c * t.stride[kC] + d * t.stride[kD] + h * t.stride[kH] + w * t.stride[kW];
 }
 
+// The `count` slices of `t` from `first` on along `dim`; of no tensor, none.
+CONVKIT_INLINE TensorView sliced(const TensorView& t, Dim dim, int64_t first, int64_t count) {
+  TensorView part = t;
+  if (t.data == nullptr) return part;
+  part.data = static_cast<char*>(t.data) + first * t.stride[dim] * dtype_bytes(t.dtype);
+  part.size[dim] = count;
+  return part;
+}
+
 // Whether elements that follow each other along `dim` are neighbours in memory.
 CONVKIT_INLINE bool unit_stride(const TensorView& t, Dim dim) { return t.size[dim] == 1 || t.stride[dim] == 1; }
 

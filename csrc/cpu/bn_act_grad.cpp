@@ -18,14 +18,6 @@ namespace {
 
 constexpr int64_t kLeastTasks = 16;
 
-TensorView channels_of(const TensorView& t, int64_t first, int64_t count) {
-  TensorView part = t;
-  if (t.data == nullptr) return part;
-  part.data = static_cast<char*>(t.data) + first * t.stride[kC] * dtype_bytes(t.dtype);
-  part.size[kC] = count;
-  return part;
-}
-
 Status both_passes(const BatchNorm& b, int64_t count, const TensorView& dz, const TensorView& x,
                    const BatchNormGradients& to) {
   const BatchNormSums sums{to.dbias, to.dweight, count};
@@ -53,7 +45,7 @@ Status bn_act_grad(const BatchNorm& b, int64_t count, const TensorView& dz, cons
   const char* reason = nullptr;
   parallel_for(tasks, [&](int64_t task) {
     const int64_t first = task * group, width = least(group, channels - first);
-    const auto part = [&](const TensorView& t) { return channels_of(t, first, width); };
+    const auto part = [&](const TensorView& t) { return sliced(t, kC, first, width); };
     const auto vector = [&](const void* v) {
       return v == nullptr ? nullptr : static_cast<const char*>(v) + first * dtype_bytes(channel_dtype(x.dtype));
     };

@@ -1,9 +1,8 @@
 // conv_fprop_stats: a convolution, and the statistics of its result's channels while the result is in the cache.
 //
 // Computes  y = epilogue(conv(x, w)), and the mean and biased variance of y as stored.
-// Mapping   images in groups of about 4 MB of y, as many as the processors' second caches hold together: the
-// convolution
-//           of a group by whichever algorithm is chosen, then its moments (bn_stats.cpp), which are merged in order.
+// Mapping   images in groups of about 4 MB of y, as many as the processors' second caches hold together: of each group
+//           the convolution by whichever algorithm is chosen, then its moments (bn_stats.cpp), merged in order.
 // Memory    32 bytes per channel, in scratch memory 3, which no fprop uses.
 #include "cpu/algorithms.h"
 #include "cpu/bn_kernels.h"
@@ -14,14 +13,6 @@ inline namespace CONVKIT_ISA {
 namespace {
 
 constexpr int64_t kGroupBytes = 4 << 20;
-
-TensorView images(const TensorView& t, int64_t first, int64_t count) {
-  TensorView part = t;
-  if (t.data == nullptr) return part;
-  part.data = static_cast<char*>(t.data) + first * t.stride[kN] * dtype_bytes(t.dtype);
-  part.size[kN] = count;
-  return part;
-}
 
 }  // namespace
 
@@ -39,9 +30,9 @@ Status conv_fprop_stats(const ConvProblem& p, const TensorView& x, const TensorV
     ConvProblem part = p;
     part.n = count;
     Epilogue epilogue = e;
-    epilogue.residual = images(e.residual, first, count);
-    const TensorView result = images(y, first, count);
-    Status status = ConvSelection<kConvAlgorithms>::fprop(part, images(x, first, count), w, epilogue, result);
+    epilogue.residual = sliced(e.residual, kN, first, count);
+    const TensorView result = sliced(y, kN, first, count);
+    Status status = ConvSelection<kConvAlgorithms>::fprop(part, sliced(x, kN, first, count), w, epilogue, result);
     if (status.ok()) status = bn_moments(result, of_group);
     if (!status.ok()) return status;
     const double more = static_cast<double>(count * y.size[kD] * y.size[kH] * y.size[kW]);

@@ -1,10 +1,6 @@
 // Philox draws in vectors: one index per lane.
 #pragma once
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "core/philox.h"
 #include "cpu/pool_vector.h"
 

@@ -6,10 +6,6 @@
 // at a time.
 #pragma once
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "cpu/pool_tasks.h"
 
 namespace convkit {

@@ -6,8 +6,8 @@
 //           (kChooses, with op.keys): that of its position in a contiguous N C O P Q result
 // Layout    any
 // Mapping   channels: lanes are channels, straight from x or from small planes that are turned (pool_turned.h). Rows:
-// lanes are windows along w, of one plane or of small
-//           planes side by side. Single: one window at a time, for windows too large to be kept.
+//           lanes are windows along w, of one plane or of small planes side by side. Single: one window at a time, for
+//           windows too large to be kept.
 // Memory    draws: those of a row of windows (of all channels) are made before its windows, which then need not wait.
 //           Rows: each input row is staged once (phases, zeros for padding written once) into a ring as deep as a
 //           window is high; at most kMostStaged bytes.
@@ -184,10 +184,11 @@ struct RowWindows {
       const int64_t a = t * p.dilation[2];
       tap_at[t] = a % p.stride[2] * plan.pitch + a / p.stride[2];
     }
-    for (int64_t j = 0; j < plan.width && Op::kChooses; ++j) {
-      const int64_t g = plan.group == 1 ? 0 : j / plan.slot;
-      set_lane(index[j / kLanes], j % kLanes, static_cast<uint64_t>(g * volume(p.out) + j - g * plan.slot));
-    }
+    if constexpr (Op::kChooses)
+      for (int64_t j = 0; j < plan.width; ++j) {
+        const int64_t g = plan.group == 1 ? 0 : j / plan.slot;
+        set_lane(index[j / kLanes], j % kLanes, static_cast<uint64_t>(g * volume(p.out) + j - g * plan.slot));
+      }
   }
 
   void prepare_tile(int64_t tile) {
