@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "core/status.h"
 #include "cpu/simd.h"
+#include "cpu/stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -105,13 +106,16 @@ CONVKIT_INLINE Shares cut(const TensorView& x, bool along_channels) {
 template <bool kDense, typename T>
 CONVKIT_INLINE vector_t<accumulate_t<T>> load_run(const T* p, int64_t stride, int n) {
   if constexpr (!kDense) return load_strided<T>(p, stride, n);
-  return n == lanes_of<T>() ? load_vector<T>(p) : load_partial<T>(p, n);
+  if (n != lanes_of<T>()) return load_partial<T>(p, n);
+  ask_to_read(p);
+  return load_vector<T>(p);
 }
 template <bool kDense, typename T>
 CONVKIT_INLINE void store_run(T* p, int64_t stride, vector_t<accumulate_t<T>> v, int n) {
   if constexpr (!kDense) return store_strided<T>(p, stride, v, n);
-  if (n == lanes_of<T>()) return store_vector<T>(p, v);
-  store_partial<T>(p, v, n);
+  if (n != lanes_of<T>()) return store_partial<T>(p, v, n);
+  ask_to_write(p);
+  store_vector<T>(p, v);
 }
 
 // Calls f(i, lanes) for each whole vector of `count` elements, then f(i, rest).

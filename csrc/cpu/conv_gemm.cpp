@@ -13,6 +13,7 @@
 //           last. A filter that is a single depth block is packed once for all pixel blocks of the task.
 // Memory    per task: A up to 512 x 256 and B up to 256 x 512 elements (L2), sums of C in the accumulate type.
 // Limits    floating dtypes, zero padding.
+#include "cpu/conv_gemm_ahead.h"
 #include "cpu/conv_gemm_parts.h"
 #include "cpu/conv_gemm_rows.h"
 #include "cpu/conv_gemm_store.h"
@@ -220,11 +221,13 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
         if (pack_weights) pack_weight_rows(s.a, g, weights, row, channels, d);
         pack_pixel_panels(s.b, s.pieces, s.lines, g, op.in, in, *s.block, d);
       }
-      multiply(rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
-               [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
-                 store_tile(result, op.epilogue, i, height, panel, tile);
-                 fetch_next_residual(result, i, height, rows, panel, ceil_div(cols, kPanel<A>));
-               });
+      multiply(
+          rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
+          [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
+            store_tile(result, op.epilogue, i, height, panel, tile);
+            fetch_next_residual(result, i, height, rows, panel, ceil_div(cols, kPanel<A>));
+          },
+          next_pixels(g, op.in, in, d, pixel, pixels, tiles_of(rows)));
     };
     if (g.taps == 0 || g.depth == 0) {  // a phase that no tap reaches
       product({0, 0, 0, 0}, true, true);

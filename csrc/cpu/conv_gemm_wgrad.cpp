@@ -187,6 +187,7 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
   const T* dy = data<T>(op.dy) + k * op.dy.stride[kC];
   const int64_t begin = part * plan.part, end = minimum(begin + plan.part, plan.pixels);
   const auto keep = [](int64_t, int64_t, int64_t, const A*) {};
+  const auto nothing = [](int64_t, int64_t) { return Ahead{}; };
   for (int64_t pixel = begin; pixel < end; pixel += kDepth) {
     make_pixels(block, g, op.x, op.dy, TensorView{}, pixel, minimum(kDepth, end - pixel));
     if (plan.channels_last) {
@@ -195,17 +196,18 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
       for (int64_t i = 0, to = round_up(d.size(), kLanes<A>); to > d.size() && i < block->count; ++i)
         for (int64_t j = d.size(); j < to; ++j) b[i * kDepthPitch + j] = A(0);
       multiply(filters, d.size(), block->count, a, PanelsOf<A>{b, kPanel<A>, kDepthPitch}, acc, pixel == begin, false,
-               keep);
+               keep, nothing);
     } else {
       const int64_t step = g.stride[2] * op.x.stride[kW];
       for (int64_t t = 0; t < d.taps; ++t) {
         const int64_t count = make_pieces<A>(pieces, g, op.x, *block, d.tap + t, kPanel<A>);
         for (int64_t c = 0; c < d.channels; ++c)
-          copy_pieces(a + (c * d.taps + t) * kDepthPitch, x + (d.channel + c) * op.x.stride[kC], pieces, count, step);
+          copy_pieces(a + (c * d.taps + t) * kDepthPitch, x + (d.channel + c) * op.x.stride[kC], pieces, count, step,
+                      kChannelsAhead * op.x.stride[kC]);
       }
       pack_dy_panels(b, lines, op.dy, dy, *block, filters);
       multiply(d.size(), filters, block->count, a, PanelsOf<A>{b, block->count * kPanel<A>, kPanel<A>}, acc,
-               pixel == begin, false, keep);
+               pixel == begin, false, keep, nothing);
     }
   }
 }

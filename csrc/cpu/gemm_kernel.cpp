@@ -1,13 +1,15 @@
-// The micro-kernels of gemm_kernel.h: one instance per tile height and width, written once.
+// The micro-kernels of gemm_kernel.h: one instance per tile height and width, with and without Ahead, written once.
 #include "cpu/gemm_kernel.h"
+
+#include <utility>
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
-template <typename A, int kRows, int kVectors>
+template <typename A, bool kAsks, int kRows, int kVectors>
 void kernel(const A* __restrict a, const A* __restrict b, int64_t b_pitch, int64_t k, A* __restrict tile,
-            bool accumulate) {
+            bool accumulate, Ahead ahead) {
   constexpr int lanes = kLanes<A>, panel = kPanel<A>;
   vector_t<A> acc[kRows][kVectors];
 #pragma GCC unroll 16
@@ -16,8 +18,10 @@ void kernel(const A* __restrict a, const A* __restrict b, int64_t b_pitch, int64
     for (int v = 0; v < kVectors; ++v)
       acc[i][v] = accumulate ? load_vector(tile + i * panel + v * lanes) : vector_t<A>{};
   const char* next = reinterpret_cast<const char*>(a + kRows * kDepthPitch);
+  const char* asked = static_cast<const char*>(ahead.at);
   for (int64_t at = 0; at < k; ++at, b += b_pitch, ++a) {
     __builtin_prefetch(next + at * 64);  // one line per step covers the next tile of A
+    if constexpr (kAsks) __builtin_prefetch(asked + at * ahead.step, 0, 2);
     vector_t<A> row[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) row[v] = load_vector(b + v * lanes);
@@ -34,32 +38,19 @@ void kernel(const A* __restrict a, const A* __restrict b, int64_t b_pitch, int64
     for (int v = 0; v < kVectors; ++v) store_vector(tile + i * panel + v * lanes, acc[i][v]);
 }
 
-#define CONVKIT_TILE(A, rows) {kernel<A, rows, 1>, kernel<A, rows, 2>}
-#if CONVKIT_AVX512
-#define CONVKIT_TILES(A)                                                                                       \
-  {                                                                                                            \
-    {                                                                                                          \
-      CONVKIT_TILE(A, 1), CONVKIT_TILE(A, 2), CONVKIT_TILE(A, 3), CONVKIT_TILE(A, 4), CONVKIT_TILE(A, 5),      \
-          CONVKIT_TILE(A, 6), CONVKIT_TILE(A, 7), CONVKIT_TILE(A, 8), CONVKIT_TILE(A, 9), CONVKIT_TILE(A, 10), \
-          CONVKIT_TILE(A, 11), CONVKIT_TILE(A, 12), CONVKIT_TILE(A, 13), CONVKIT_TILE(A, 14)                   \
-    }                                                                                                          \
-  }
-#else
-#define CONVKIT_TILES(A)                                                                                  \
-  {                                                                                                       \
-    {                                                                                                     \
-      CONVKIT_TILE(A, 1), CONVKIT_TILE(A, 2), CONVKIT_TILE(A, 3), CONVKIT_TILE(A, 4), CONVKIT_TILE(A, 5), \
-          CONVKIT_TILE(A, 6)                                                                              \
-    }                                                                                                     \
-  }
-#endif
+template <typename A, bool kAsks, int... kRows>
+constexpr GemmKernels<A> all_kernels(std::integer_sequence<int, kRows...>) {
+  return {{{kernel<A, kAsks, kRows + 1, 1>, kernel<A, kAsks, kRows + 1, 2>}...}};
+}
+template <typename A, bool kAsks>
+constexpr GemmKernels<A> kKernels = all_kernels<A, kAsks>(std::make_integer_sequence<int, kTileRows>{});
 
 }  // namespace
 
-extern const GemmKernels<float> kGemmFloat;
-const GemmKernels<float> kGemmFloat = CONVKIT_TILES(float);
-extern const GemmKernels<double> kGemmDouble;
-const GemmKernels<double> kGemmDouble = CONVKIT_TILES(double);
+extern const GemmKernels<float> kGemmFloat[2];
+const GemmKernels<float> kGemmFloat[2] = {kKernels<float, false>, kKernels<float, true>};
+extern const GemmKernels<double> kGemmDouble[2];
+const GemmKernels<double> kGemmDouble[2] = {kKernels<double, false>, kKernels<double, true>};
 
 }  // namespace CONVKIT_ISA
 }  // namespace convkit

@@ -8,7 +8,8 @@
 //           is bound by the FMA units: 28 FMAs against 16 loads.
 // Memory    a B panel of kDepth rows (32 KiB of float) stays in L1 while tiles of A (15 KiB) stream from L2.
 //           The row pitch is a compile-time constant, so that every address is one register plus a constant,
-//           and an odd number of cache lines, so that the rows of a tile fall into different L1 sets.
+//           and an odd number of cache lines, so that the rows of a tile fall into different L1 sets. Each step of k
+//           asks for a line of the next tile of A, and for one that the caller names (Ahead).
 #pragma once
 
 #include "cpu/gemm_lanes.h"
@@ -27,19 +28,25 @@ constexpr int kTileRows = 6;
 template <typename A>
 constexpr int kPanel = kTileVectors * kLanes<A>;
 
+// Lines to be asked for, `step` bytes apart: one for every step of k. None if `at` is nullptr.
+struct Ahead {
+  const void* at = nullptr;
+  int64_t step = 0;
+};
+
 // tile[i * kPanel + j] = sum (+ what it holds, if accumulate); rows and vectors are the kernel's own.
 template <typename A>
-using GemmKernel = void (*)(const A* a, const A* b, int64_t b_pitch, int64_t k, A* tile, bool accumulate);
+using GemmKernel = void (*)(const A* a, const A* b, int64_t b_pitch, int64_t k, A* tile, bool accumulate, Ahead ahead);
 
 template <typename A>
 struct GemmKernels {
   GemmKernel<A> at[kTileRows][kTileVectors];  // by rows - 1 and vectors - 1
 };
-extern const GemmKernels<float> kGemmFloat;
-extern const GemmKernels<double> kGemmDouble;
+extern const GemmKernels<float> kGemmFloat[2];  // without and with Ahead
+extern const GemmKernels<double> kGemmDouble[2];
 
-CONVKIT_INLINE const GemmKernels<float>& gemm_kernels(float) { return kGemmFloat; }
-CONVKIT_INLINE const GemmKernels<double>& gemm_kernels(double) { return kGemmDouble; }
+CONVKIT_INLINE const GemmKernels<float>* gemm_kernels(float) { return kGemmFloat; }
+CONVKIT_INLINE const GemmKernels<double>* gemm_kernels(double) { return kGemmDouble; }
 
 template <typename A>
 struct PanelsOf {
@@ -47,23 +54,27 @@ struct PanelsOf {
   int64_t panel_pitch, row_pitch;
 };
 
+CONVKIT_INLINE int64_t tiles_of(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+
 // All rows x cols of C. `acc` holds every tile between the splits of k ([panel][row][kPanel]); it may be
-// nullptr if first and last. With `last`, store(i, height, panel, tile) takes each finished tile.
-template <typename A, typename Store>
+// nullptr if first and last. With `last`, store(i, height, panel, tile) takes each finished tile. ahead(t, panel) tells
+// what tile t of a panel asks for.
+template <typename A, typename Store, typename Asks>
 CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, const PanelsOf<A>& b, A* acc,
-                             bool first, bool last, const Store& store) {
+                             bool first, bool last, const Store& store, const Asks& ahead) {
   constexpr int64_t panel = kPanel<A>;
-  const GemmKernels<A>& kernels = gemm_kernels(A(0));
+  const GemmKernels<A>* kernels = gemm_kernels(A(0));
   // Tiles of nearly equal height: 64 rows are 13 + 13 + 13 + 13 + 12, not 4 x 14 + 8.
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t tiles = tiles_of(rows);
   alignas(64) A local[kTileRows * panel];
   for (int64_t j = 0; j < cols; j += panel) {
     const int vectors = cols - j > kLanes<A> ? 2 : 1;
     for (int64_t t = 0, i = 0; t < tiles; ++t) {
       const int64_t height = (rows - i + tiles - t - 1) / (tiles - t);
       A* tile = acc != nullptr ? acc + (j / panel * rows + i) * panel : local;
-      kernels.at[height - 1][vectors - 1](a + i * kDepthPitch, b.data + j / panel * b.panel_pitch, b.row_pitch, k, tile,
-                                          !first);
+      const Ahead asked = ahead(t, j / panel);
+      kernels[asked.at != nullptr].at[height - 1][vectors - 1](a + i * kDepthPitch, b.data + j / panel * b.panel_pitch,
+                                                               b.row_pitch, k, tile, !first, asked);
       if (last) store(i, height, j / panel, tile);
       i += height;
     }

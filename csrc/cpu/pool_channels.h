@@ -5,10 +5,11 @@
 // Mapping   a unit is one row of the result; within it, pixel by pixel, blocks of up to kBlock vectors of channels.
 //           The last vector overlaps the one before it instead of needing a tail.
 // Memory    a block stays in registers over the whole window; neighbouring windows meet in the cache. A large gradient
-//           is stored past the caches (pool_stream.h).
+//           is stored past the caches (stream.h).
 #pragma once
 
-#include "cpu/pool_stream.h"
+#include "cpu/pool_tasks.h"
+#include "cpu/stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

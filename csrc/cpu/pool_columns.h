@@ -56,7 +56,7 @@ struct ColumnPool {
   using V = Vec<A>;
   using K = Vec<I>;
   static constexpr int64_t kLanes = Lanes<A>::count;
-  static constexpr int kBlock = 4;  // vectors of columns at a time
+  static constexpr int kRows = 4;  // rows of a window at a time
 
   const PoolProblem& p;
   const TensorView &x, &y, &offsets;
@@ -119,43 +119,51 @@ struct ColumnPool {
     return v;
   }
 
-  // Columns j, j + 1, ... (kVectors vectors, n elements) of one plane, over the rows of a window. For every vector that
-  // is read the next one at `ahead` is prefetched: blocks of columns jump from row to row, which no hardware foresees.
-  template <int kVectors>
-  CONVKIT_INLINE void reduce_rows(const T* plane, int64_t to, int64_t j, int64_t n, const TapRange& d,
-                                  const TapRange& h, const T** ahead) {
-    const int64_t step = x.stride[kW] * kLanes;
-    const auto row_at = [&](int64_t td, int64_t th) CONVKIT_INLINE_LAMBDA {
-      return plane + (d.start + td) * x.stride[kD] + (h.start + th) * x.stride[kH] + j * x.stride[kW];
-    };
-    const auto row_tap = [&](int64_t td, int64_t th) CONVKIT_INLINE_LAMBDA {
-      return splat<I>(static_cast<I>((td * p.kernel[1] + th) * p.kernel[2]));
-    };
-    V v[kVectors];
-    K at[kVectors];
-    const T* first = row_at(d.begin, h.begin);
-    for (int b = 0; b < kVectors; ++b) {
-      v[b] = load_columns(first + b * step, n - b * kLanes);
-      at[b] = row_tap(d.begin, h.begin);
-    }
-    for (int64_t td = d.begin; td < d.end; ++td)
-      for (int64_t th = td == d.begin ? h.begin + 1 : h.begin; th < h.end; ++th) {
-        const T* row = row_at(td, th);
-        const K tap = row_tap(td, th);
-        for (int b = 0; b < kVectors; ++b) {
-          const V next = load_columns(row + b * step, n - b * kLanes);
-          __builtin_prefetch(*ahead, 0, 2);
-          *ahead += kLanes;
-          if constexpr (kOffsets)
-            Policy::choose(v[b], at[b], next, tap);
-          else
-            Policy::reduce(v[b], next);
-        }
+  // Takes kRows rows into the columns from `to` on; `first`: nothing lies there yet. Their elements have tap numbers
+  // from taps[i] on.
+  template <int kRows>
+  CONVKIT_INLINE void reduce_rows(const T* const* rows, const I* taps, int64_t to, bool first) {
+    const int64_t n = p.in[2], step = x.stride[kW];
+    for (int64_t j = 0; j < n; j += kLanes) {
+      V v{};
+      K at{};
+      if (!first) {
+        v = load_vec(columns + to + j);
+        if constexpr (kOffsets) at = load_vec(column_taps + to + j);
       }
-    for (int b = 0; b < kVectors; ++b) {
-      store_vec(columns + to + j + b * kLanes, v[b]);  // what lies behind n is overwritten, or never read
-      if constexpr (kOffsets) store_vec(column_taps + to + j + b * kLanes, at[b]);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const V next = load_columns(rows[r] + j * step, n - j);
+        ask_to_read(rows[r] + j * step);
+        const K tap = splat<I>(taps[r]);
+        if (first && r == 0)
+          v = next, at = tap;
+        else if constexpr (kOffsets)
+          Policy::choose(v, at, next, tap);
+        else
+          Policy::reduce(v, next);
+      }
+      store_vec(columns + to + j, v);  // what lies behind n is overwritten, or never read
+      if constexpr (kOffsets) store_vec(column_taps + to + j, at);
     }
+  }
+
+  // The rows of a window, some at a time: memory is read nearly in its order, and columns few times.
+  CONVKIT_INLINE void reduce_plane(const T* plane, int64_t to, const TapRange& d, const TapRange& h) {
+    const T* rows[kRows];
+    I taps[kRows];
+    int held = 0;
+    bool first = true;
+    for (int64_t td = d.begin; td < d.end; ++td)
+      for (int64_t th = h.begin; th < h.end; ++th) {
+        rows[held] = plane + (d.start + td) * x.stride[kD] + (h.start + th) * x.stride[kH];
+        taps[held] = static_cast<I>((td * p.kernel[1] + th) * p.kernel[2]);
+        if (++held < kRows) continue;
+        reduce_rows<kRows>(rows, taps, to, first);
+        first = false;
+        held = 0;
+      }
+    for (int i = 0; i < held; ++i, first = false) reduce_rows<1>(rows + i, taps + i, to, first);
   }
 
   // The window q of the plane whose columns begin at `from`, as a vector of partial results.
@@ -219,14 +227,10 @@ struct ColumnPool {
 
   void output_row(int64_t group, int64_t o, int64_t q) {
     const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
-    const int64_t first = group * plan.group, planes = lesser(plan.group, plan.planes - first), length = p.in[2];
+    const int64_t first = group * plan.group, planes = lesser(plan.group, plan.planes - first);
     for (int64_t g = 0; g < planes; ++g) {
       const T* plane = data<T>(x) + plane_offset(p, x, first + g);
-      const T* ahead = plane + d.start * x.stride[kD] + (h.start + h.end) * x.stride[kH];  // the next row of windows
-      int64_t j = 0;
-      for (; j + kBlock * kLanes <= length; j += kBlock * kLanes)
-        reduce_rows<kBlock>(plane, g * length, j, length - j, d, h, &ahead);
-      for (; j < length; j += kLanes) reduce_rows<1>(plane, g * length, j, length - j, d, h, &ahead);
+      reduce_plane(plane, g * p.in[2], d, h);
     }
     const V by = splat<A>(static_cast<A>(Policy::kDivides ? divisor_taps(p, 0, o) * divisor_taps(p, 1, q) : 1));
     const int64_t windows = planes * p.out[2];

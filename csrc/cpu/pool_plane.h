@@ -7,7 +7,7 @@
 #pragma once
 
 #include "cpu/pool_lanes.h"
-#include "cpu/pool_stream.h"
+#include "cpu/stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

@@ -5,7 +5,8 @@
 // every inner loop is plain vector loads.
 #pragma once
 
-#include "cpu/pool_stream.h"
+#include "cpu/pool_tasks.h"
+#include "cpu/stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

@@ -5,12 +5,13 @@
 // Mapping   a unit is an output row. Two vectors of columns are reduced over the window's rows, and then the even
 //           columns with the odd ones; on the way back a vector of windows becomes two of columns, for each row.
 // Memory    every element is read and written once, straight from tensor to tensor: nothing is staged, so that rows
-//           shorter than a vector cost little. What lies ahead is asked for (pool_stream.h).
+//           shorter than a vector cost little. What lies ahead is asked for (stream.h).
 // Limits    stride equal to the kernel, two along w, no padding. Rows and columns beyond the last window get 0.
 #pragma once
 
 #include "cpu/pool_lanes.h"
-#include "cpu/pool_stream.h"
+#include "cpu/pool_tasks.h"
+#include "cpu/stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {

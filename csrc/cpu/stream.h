@@ -6,7 +6,8 @@
 // at a time.
 #pragma once
 
-#include "cpu/pool_tasks.h"
+#include "core/tensor_view.h"
+#include "cpu/simd.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -63,7 +64,8 @@ CONVKIT_INLINE bool streaming_pays(const TensorView& dx) { return numel(dx) * dt
 CONVKIT_INLINE bool streams_in_vectors(const TensorView& t) {
   const int64_t bytes = dtype_bytes(t.dtype);
   if (reinterpret_cast<uintptr_t>(t.data) % kVectorBytes != 0 || t.size[kC] * bytes % kVectorBytes != 0) return false;
-  for (int dim : {kN, kD, kH, kW})
+  const Dim others[] = {kN, kD, kH, kW};
+  for (const Dim dim : others)
     if (t.stride[dim] * bytes % kVectorBytes != 0) return false;
   return true;
 }
