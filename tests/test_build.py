@@ -77,6 +77,17 @@ def test_architectures_are_numbers(build: Any, monkeypatch: pytest.MonkeyPatch) 
             build.cuda_archs()
 
 
+def test_instruction_sets_to_build_are_known(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONVKIT_BUILD_ISAS", raising=False)
+    assert build.build_isas() == ""
+    for known in ("none", "avx512", "avx2;avx512"):
+        monkeypatch.setenv("CONVKIT_BUILD_ISAS", known)
+        assert build.build_isas() == known
+    monkeypatch.setenv("CONVKIT_BUILD_ISAS", "avx2,avx512")
+    with pytest.raises(build.BuildError, match=r"CONVKIT_BUILD_ISAS must be .* got 'avx2,avx512'"):
+        build.build_isas()
+
+
 def test_the_toolkit_of_an_nvcc_that_calls_another_is_found(tmp_path: Path) -> None:
     build = load_tool("native_build")
     nvcc = tmp_path / "nvcc"

@@ -5,7 +5,8 @@
 ``libtorch_cpu`` is linked.
 
 Environment: CONVKIT_CUDA = auto (default), 0 or 1; CONVKIT_CUDA_ARCHS = a list for CMAKE_CUDA_ARCHITECTURES, such as
-"80;90a-real": machine code and PTX for 8.0, machine code for 9.0.
+"80;90a-real": machine code and PTX for 8.0, machine code for 9.0. CONVKIT_BUILD_ISAS = the CPU's instruction sets
+beside the portable one, such as "avx512" or "none"; by default all.
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ def cuda_archs() -> str:
     if not all(re.fullmatch(r"\d+[af]?(-real|-virtual)?", arch) for arch in archs.split(";")):
         raise BuildError(f"CONVKIT_CUDA_ARCHS must be numbers such as 80;90a-real, got {archs!r}")
     return archs
+
+
+def build_isas() -> str:
+    """The list of CONVKIT_BUILD_ISAS; empty for all."""
+    isas = os.environ.get("CONVKIT_BUILD_ISAS", "").strip()
+    if not all(isa in ("", "none", "avx2", "avx512") for isa in isas.split(";")):
+        raise BuildError(f"CONVKIT_BUILD_ISAS must be avx2, avx512, both with a ; between, or none, got {isas!r}")
+    return isas
 
 
 def cuda_plan(root: Path = ROOT) -> CudaPlan:
@@ -153,6 +162,7 @@ def build(build_dir: Path, build_type: str = "Release", sanitize: str = "", test
         "CONVKIT_TESTING": "ON" if testing else "OFF",
         "Python_EXECUTABLE": sys.executable,
         "CONVKIT_CUDA": "ON" if plan.build else "OFF",
+        "CONVKIT_BUILD_ISAS": build_isas(),
     }
     if plan.nvcc is not None:
         options["CMAKE_CUDA_COMPILER"] = plan.nvcc

@@ -1,8 +1,7 @@
 // bn_act_bwd: the gradient of bn_act in x and in the residual, given its sums over each channel.
 //
 // Computes  dx = invstd weight (g - dbias / count - (x - mean) invstd dweight / count), dresidual = g = dz act'(v), and
-// v,
-//           what the activation was given, from x again.
+//           v, what the activation was given, from x again.
 // Layout, mapping, memory  as bn_act's; dx leads.
 #include "cpu/activation_lanes.h"
 #include "cpu/bn_kernels.h"

@@ -9,10 +9,12 @@
 
 namespace convkit {
 
-#if defined(__x86_64__)
+#if CONVKIT_HAS_avx512
 namespace avx512 {
 extern const Launchers kLaunchers;
 }
+#endif
+#if CONVKIT_HAS_avx2
 namespace avx2 {
 extern const Launchers kLaunchers;
 }
@@ -34,8 +36,10 @@ bool allowed(const char* name) {
 }
 
 InstructionSet choose() {
-#if defined(__x86_64__)
+#if CONVKIT_HAS_avx512
   if (allowed("avx512") && cpu::processor_supports("avx512")) return {"avx512", &avx512::kLaunchers};
+#endif
+#if CONVKIT_HAS_avx2
   if (allowed("avx2") && cpu::processor_supports("avx2")) return {"avx2", &avx2::kLaunchers};
 #endif
   return {"portable", &portable::kLaunchers};

@@ -19,10 +19,12 @@ namespace py = pybind11;
 
 namespace convkit {
 
-#if defined(__x86_64__)
+#if CONVKIT_HAS_avx512
 namespace avx512 {
 extern const CoreFunctions kCoreFunctions;
 }
+#endif
+#if CONVKIT_HAS_avx2
 namespace avx2 {
 extern const CoreFunctions kCoreFunctions;
 }
@@ -34,11 +36,18 @@ extern const CoreFunctions kCoreFunctions;
 namespace {
 
 std::vector<const CoreFunctions*> runnable() {
-  std::vector<const CoreFunctions*> found = {&portable::kCoreFunctions};
-#if defined(__x86_64__)
-  for (const CoreFunctions* f : {&avx2::kCoreFunctions, &avx512::kCoreFunctions})
-    if (cpu::processor_supports(f->instruction_set)) found.push_back(f);
+  const CoreFunctions* const compiled_in[] = {
+      &portable::kCoreFunctions,
+#if CONVKIT_HAS_avx2
+      &avx2::kCoreFunctions,
 #endif
+#if CONVKIT_HAS_avx512
+      &avx512::kCoreFunctions,
+#endif
+  };
+  std::vector<const CoreFunctions*> found;
+  for (const CoreFunctions* f : compiled_in)
+    if (cpu::processor_supports(f->instruction_set)) found.push_back(f);
   return found;
 }
 
