@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,7 +69,15 @@ def test_a_command_is_ended_with_its_children(gpu: Any, tmp_path: Path) -> None:
     [
         ("echo '3 passed'", "passed"),
         ("echo '========= Error: Device not supported'; exit 1", "not run"),
+        ("echo '========= Error: Target application terminated before first instrumented API call'; exit 1", "not run"),
         ("echo '========= ERROR SUMMARY: 4 errors'; exit 86", "FAILED"),
+        # What a test says of something unsupported is no refusal, and a finding beside a refusal is one still.
+        ("echo 'complex64 is not supported on a GPU'; exit 86", "FAILED"),
+        (
+            "echo '========= Error: Unsupported'; echo '========= Invalid __global__ read of size 4 bytes'; exit 86",
+            "FAILED",
+        ),
+        ("echo '========= Unsupported'; echo '========= Error: Race reported between Write access'; exit 86", "FAILED"),
     ],
 )
 def test_a_tool_that_refuses_is_no_failure_of_ours(
@@ -76,6 +86,54 @@ def test_a_tool_that_refuses_is_no_failure_of_ours(
     monkeypatch.setattr(gpu.shutil, "which", lambda name: program(tmp_path, text + "\n"))
     outcome = gpu.sanitizer(60)
     assert outcome.verdict == verdict and "memcheck" in outcome.note and "racecheck" in outcome.note
+
+
+def test_the_checks_run_without_a_cache_of_memory(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what lies behind a tensor in the cache's block is memory like any other; what needs the cache is left out."""
+    tool = program(tmp_path, f'echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $*" >> {tmp_path}/said\n')
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: tool)
+    assert gpu.sanitizer(60).verdict == "passed"
+    memcheck, racecheck = (tmp_path / "said").read_text().splitlines()
+    assert memcheck.startswith("1 --tool memcheck") and "--report-api-errors no" in memcheck
+    assert racecheck.startswith("1 --tool racecheck") and "report-api" not in racecheck
+    assert all(line.endswith("and not capture and not memory_comes") for line in (memcheck, racecheck))
+    names = re.findall(r"def (test_\w+)", (ROOT / "tests" / "test_gpu.py").read_text())
+    for word in ("32_bits", "second_gpu", "capture", "memory_comes"):
+        assert any(word in name for name in names), word
+
+
+@pytest.mark.parametrize("lacking", ["cmake", "ninja", "nvcc"])
+def test_a_build_without_its_tools_is_not_run(gpu: Any, monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    tools = {name: None if name == lacking else f"/bin/{name}" for name in ("cmake", "ninja", "nvcc")}
+    found = SimpleNamespace(
+        find_cmake=lambda: tools["cmake"], find_nvcc=lambda: tools["nvcc"], find_tool=lambda name: tools[name]
+    )
+    monkeypatch.setattr(gpu, "native_build", lambda: found)
+    monkeypatch.setattr(gpu, "LIBRARY", gpu.BUILT)
+    assert gpu.build(60) == ("not run", f"there is no {lacking}")
+
+
+def test_triton_without_a_c_compiler_is_not_run(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
+    outcome = gpu.triton(60)
+    assert outcome.verdict == "not run" and "C compiler" in outcome.note
+
+
+def test_output_that_is_no_text_and_a_process_that_is_gone(gpu: Any, tmp_path: Path) -> None:
+    assert gpu.run([program(tmp_path, "printf 'a\\377b\\n'\n")], 60) == (0, "a\ufffdb\n")
+    gone = subprocess.Popen(["true"], start_new_session=True, text=True)
+    gone.wait()
+    gpu.end(gone)
+
+
+def test_a_library_by_a_relative_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the folder that the command was started in; its stages run in the repository's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVKIT_LIBRARY", "elsewhere/ops.so")
+    library = load_tool("gpu").LIBRARY
+    assert library == tmp_path / "elsewhere" / "ops.so"
 
 
 @pytest.mark.parametrize(

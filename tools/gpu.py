@@ -11,6 +11,7 @@ run here is "not run", with the reason, and no failure.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -19,21 +20,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "gpu"
 BUILT = ROOT / "build" / "release" / "convkit_ops.so"
-LIBRARY = Path(os.environ.get("CONVKIT_LIBRARY") or BUILT)
+LIBRARY = Path(os.environ.get("CONVKIT_LIBRARY") or BUILT).absolute()  # stages run in the repository's folder
+SANITIZER = "cuda*/bin/compute-sanitizer"
 # What the checking tools run, some hundred times slower than the kernels: one case in so many, of every kind.
 SHARE = 60
-# A tool that refuses the device, the driver or the system, as opposed to one that found something.
-REFUSALS = re.compile(r"[Dd]evice not supported|not supported on|[Uu]nsupported|LibraryNotLoaded|Failed to initialize")
-# What the checking tools write when they find something, or a test when it fails.
-FINDINGS = re.compile(r"^=+ (?:Invalid|Error|Race|Potential|Program hit|Uninitialized)|FAILED|^E  ", re.MULTILINE)
+# How the checking tools refuse the device, the driver or the system, in lines of their own: those begin with nine
+# equality signs, and what else stands in the output the tests said.
+REFUSED = (
+    r"(?:[Dd]evice not supported|not supported on|[Uu]nsupported|LibraryNotLoaded|Failed to initialize"
+    r"|terminated before first instrumented API call)"
+)
+REFUSALS = re.compile(rf"^={{9}} .*{REFUSED}", re.MULTILINE)
+# What they write when they find something, or a test when it fails.
+FINDINGS = re.compile(
+    rf"^={{9}} +(?:Invalid|Race|Potential|Program hit|Uninitialized|Error(?!.*{REFUSED}))|FAILED|^E  ", re.MULTILINE
+)
+# Every tensor is an allocation of its own: what follows one within a block of torch's allocator is not out of bounds.
+UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
 class Outcome(NamedTuple):
@@ -48,20 +61,30 @@ def environment() -> dict[str, str]:
     return os.environ | {"CONVKIT_LIBRARY": str(LIBRARY), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def run(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """Runs a command, shows and returns its output; status None: it took longer, and was ended with its children."""
+def end(process: subprocess.Popen[str]) -> None:
+    """Ends a process with its children, if any of them is left."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(command: list[str], seconds: float, more: Mapping[str, str] | None = None) -> tuple[int | None, str]:
+    """Runs a command, shows and returns its output; status None: it took longer, and was ended with its children.
+
+    ``more``: variables of its environment.
+    """
     print("$ " + " ".join(command), flush=True)
     lines: list[str] = []
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment(),
+        env=environment() | dict(more or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         start_new_session=True,
     )
-    signal.signal(signal.SIGALRM, lambda *_: os.killpg(process.pid, signal.SIGKILL))
+    signal.signal(signal.SIGALRM, lambda *_: end(process))
     begin = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -101,9 +124,27 @@ def build(seconds: float) -> Outcome:
     """The library with machine code for this GPU alone, unless CONVKIT_CUDA_ARCHS says otherwise."""
     if LIBRARY != BUILT:
         return Outcome("not run", f"CONVKIT_LIBRARY is {LIBRARY.name}, built elsewhere")
+    if lacking := missing_tools():
+        return Outcome("not run", f"there is no {' and no '.join(lacking)}")
     archs = os.environ.get("CONVKIT_CUDA_ARCHS") or own_arch()
     command = ["env", "CONVKIT_CUDA=1", f"CONVKIT_CUDA_ARCHS={archs}", sys.executable, "tools/native_build.py"]
     return judged(*run(command, seconds))
+
+
+def missing_tools() -> list[str]:
+    """What the build needs and this machine lacks."""
+    tools = native_build()
+    found = {"cmake": tools.find_cmake(), "ninja": tools.find_tool("ninja"), "nvcc": tools.find_nvcc()}
+    return [name for name, path in found.items() if path is None]
+
+
+def native_build() -> ModuleType:
+    """tools/native_build.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("native_build", ROOT / "tools" / "native_build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def own_arch() -> str:
@@ -138,11 +179,16 @@ def sanitizer(seconds: float) -> Outcome:
     outcomes = []
     for check in ("memcheck", "racecheck"):
         options = ["--tool", check, "--error-exitcode", "86", "--target-processes", "all"]
-        reduced = pytest("--share", str(SHARE), "-k", "not 32_bits and not second_gpu and not capture")
-        status, output = run([tool, *options, *reduced], seconds / 2)
-        if status not in (0, None) and REFUSALS.search(output):
+        if check == "memcheck":  # torch asks drivers for what they may lack; the tests look at their own calls
+            options += ["--report-api-errors", "no"]
+        # Neither graphs nor the allocator's statistics are to be had without a cache.
+        kept = "not 32_bits and not second_gpu and not capture and not memory_comes"
+        reduced = pytest("--share", str(SHARE), "-k", kept)
+        status, output = run([tool, *options, *reduced], seconds / 2, UNCACHED)
+        found_some = FINDINGS.search(output) is not None
+        if status not in (0, None) and not found_some and REFUSALS.search(output):
             outcomes.append(Outcome("not run", f"{check}: the tool refuses this machine"))
-        elif status is None and not FINDINGS.search(output):
+        elif status is None and not found_some:
             outcomes.append(Outcome("cut short", f"{check}: nothing found until time ran out"))
         else:
             found = judged(status, output)
@@ -157,11 +203,12 @@ def triton(seconds: float) -> Outcome:
     """The Triton kernels, compiled for this GPU, through the tests that run them in the interpreter elsewhere."""
     if subprocess.run([sys.executable, "-c", "import triton"], capture_output=True).returncode != 0:
         return Outcome("not run", "triton is not installed")
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return Outcome("not run", "there is no C compiler, by which triton builds what launches its kernels")
     files = ("tests/test_triton.py", "tests/test_triton_tuning.py")
     return judged(*run([sys.executable, "-m", "pytest", "-q", *workers(), *files], seconds))
 
 
-SANITIZER = "cuda*/bin/compute-sanitizer"
 # Title, and what bench.run is told; each gets its share of the stage's time.
 RUNS = (
     ("bfloat16", ("--dtype", "bfloat16", "--backward", "--relu")),
