@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import zlib
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -90,8 +91,18 @@ def simt() -> Simt:
     return implementation
 
 
-@pytest.fixture(scope="session")
-def triton() -> Backend:
+@pytest.fixture
+def exact_float32() -> Iterator[None]:
+    """Neither convolutions nor products of matrices on a GPU round float32 to TF32, which PyTorch allows the former."""
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # settable even after torch froze the global flags
+        yield
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+@pytest.fixture
+def triton(exact_float32: None) -> Backend:
     backend = backends.get("triton")
     if (reason := backend.available()) is not None:
         pytest.skip(reason)

@@ -6,7 +6,7 @@ catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,15 +37,11 @@ ON_EMULATOR = 60  # one combination in so many
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, exact_float32: None) -> Place:
     chosen = Place(request.param)
     if (reason := chosen.refusal()) is not None:
         pytest.skip(reason)
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # settable even after torch froze the global flags
-        yield chosen
-    torch.backends.cuda.matmul.allow_tf32 = matmul
+    return chosen
 
 
 everywhere = pytest.mark.parametrize("place", PLACES, indirect=True)

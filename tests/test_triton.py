@@ -16,6 +16,7 @@ from torch import Tensor
 import convkit
 from convkit import backends
 from convkit.backends.base import Backend
+from convkit.backends.gpu import tf32_allowed
 from convkit.backends.triton import tiles
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
@@ -33,6 +34,7 @@ from convkit.testing.oracle import (
     stochastic_calls,
     transposed_calls,
 )
+from convkit.testing.tolerances import tensor_core_error
 from tests.on_device import DEVICE
 from tests.test_raw_ops import assert_right, short
 
@@ -83,6 +85,23 @@ def test_triton_epilogue(name: str, activation: int, triton: Backend, reference:
     spec = case.spec._replace(activation=activation, alpha=0.1)
     residual = LAYOUTS[layout](data(case.output, dtype, "residual"))
     assert_right(call.replace(**extra, residual=residual, spec=spec), triton, reference)
+
+
+def test_triton_is_judged_without_tf32(triton: Backend) -> None:
+    """PyTorch's switch is on by default, and what TF32 rounds is no error of the kernels."""
+    assert not tf32_allowed()
+
+
+@pytest.mark.gpu
+def test_triton_rounds_to_tf32_where_pytorch_allows_it(triton: Backend, reference: Backend) -> None:
+    """Within the bound of operands with 11 bits, and beyond that of float32."""
+    case = ConvCase("", "", (2, 32, 9, 10), (40, 32, 3, 3), padding=1)
+    for call in conv_calls(case, torch.float32)[1:4]:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+            result = call.run(triton)[0]
+        rounded = expect(call, reference, tensor_core_error(tf32=True))[0]
+        assert mismatch(result, rounded) is None, f"{call.op}: {mismatch(result, rounded)}"
+        assert mismatch(result, expect(call, reference)[0]) is not None, call.op
 
 
 @pytest.mark.parametrize("algorithm", tiles.ALGORITHMS)

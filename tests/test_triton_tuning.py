@@ -24,7 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_float32: None) -> Iterator[Path]:
     """Where winners are kept in this test, on CPU tensors too."""
     if (reason := backends.get("triton").available()) is not None:
         pytest.skip(reason)
@@ -147,6 +147,7 @@ def watch(kernel, programs, device, args, meta):
     print({{name: meta[name] for name in ("M", "COLUMNS", "K", "num_warps", "num_stages")}})
     runner(kernel, programs, device, args, meta)
 launch.runner = watch
+torch.backends.cudnn.allow_tf32 = False
 x, w = torch.randn(1, 8, 5, 4, device="{DEVICE}"), torch.randn(3, 8, 1, 1, device="{DEVICE}")
 convkit.functional.conv2d(x, w, backend="triton")
 """
