@@ -31,6 +31,19 @@ from convkit.testing.oracle import (
 from convkit.testing.tolerances import summation
 
 
+def test_the_oracle_needs_no_numpy(monkeypatch: pytest.MonkeyPatch, reference: Backend) -> None:
+    """As torch does not."""
+
+    def refuse(self: Tensor) -> None:
+        raise RuntimeError("Numpy is not available")
+
+    monkeypatch.setattr(Tensor, "numpy", refuse)
+    for shape in ((1, 2, 5), (0, 2, 5)):
+        x = torch.arange(10.0).view(1, 2, 5)[: shape[0]]
+        call = Call("bn_stats", {"x": x}) if shape[0] else Call("conv_bgrad", {"dy": x})
+        assert expect(call, reference)[0].value.shape == (2,)
+
+
 def by_name(case: Any) -> str:
     return str(case.name)
 

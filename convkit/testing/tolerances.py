@@ -74,20 +74,22 @@ def summation(
     return stored(exact, error, dtype) + roundings * smallest_subnormal(accumulate)
 
 
-#: Roundings of one term of lp_pool's gradient, dy (x / y)^(p - 1) for |p - 1| up to 4: two elementary functions within
-#: two units in the last place (two roundings each), the quotient, whose error the power multiplies, and the products.
-LP_SLOPE = 12
+#: Roundings of one power: CUDA's powf is documented to err by four units in the last place, and C libraries' by less.
+POWER = 8
+#: Roundings of one term of lp_pool's gradient, dy (x / y)^(p - 1) for |p - 1| up to 4: two powers, the quotient, whose
+#: error the power multiplies, and the products.
+LP_SLOPE = 2 * POWER + 4
 
 
 def root_of_sum(exact: Tensor, terms: int, p: float, dtype: torch.dtype) -> Tensor:
     """The largest admissible error of y = (sum of ``terms`` powers x^p)^(1/p), no power being negative.
 
-    Each power errs by two units in the last place at most, as does the root, and so the sum of positive numbers errs
-    by ``terms`` + 4 roundings, of which the root keeps the part 1/|p|; scaling by a maximum and back is four more.
+    The root is a power too. So the sum of positive numbers errs by ``terms`` + ``POWER`` roundings, of which the root
+    keeps the part 1/|p|; scaling by a maximum and back is four more.
     """
     accumulate = ACCUMULATE[dtype]
     u = unit_roundoff(accumulate) + unit_roundoff(torch.float64)
-    error = (gamma(terms + 4, u) / abs(p) + gamma(8, u)) * exact.abs().double()
+    error = (gamma(terms + POWER, u) / abs(p) + gamma(POWER + 4, u)) * exact.abs().double()
     return stored(exact, error, dtype)
 
 
