@@ -202,6 +202,18 @@ def test_simt_igemm_says_what_it_refuses(simt: Simt) -> None:
     assert "aligned" in refusal(shifted.replace(x=unaligned), simt)
 
 
+@pytest.mark.parametrize(("op", "channels", "filters"), [("conv_fprop", 0, 8), ("conv_dgrad", 8, 0)])
+def test_simt_igemm_of_no_channels(op: str, channels: int, filters: int, simt: Simt, reference: Backend) -> None:
+    """Refused by name (tiles of no channels divided by zero on the host), and right where nobody names it."""
+    case = ConvCase("none", "", (2, channels, 5, 6), (filters, channels, 3, 3), 1, 1)
+    for call in conv_calls(case, torch.bfloat16)[1:4]:
+        assert_right(call, simt, reference)
+        if call.op == op:
+            assert "of which there are none" in refusal(call, simt, "conv_igemm_packed")
+        else:
+            assert_right(by_name(call, simt, "conv_igemm_packed"), simt, reference)
+
+
 def test_simt_igemm_keeps_float32(simt: Simt, reference: Backend) -> None:
     """Three products keep what one of TF32 loses, and the largest numbers, which round to infinity in TF32."""
     for call in operations(CASES[8], torch.float32):

@@ -22,6 +22,8 @@ constexpr PackingCosts kPacking{5, 30'000'000, 24, 12, 4};
 
 const char* supports(ConvOp op, const ConvProblem& p, const ConvTensors& t) {
   if (p.padding_mode != PaddingMode::kZeros) return "conv_igemm reads zero padding only";
+  if (op != ConvOp::kWgrad && (op == ConvOp::kDgrad ? p.k : p.c) == 0)
+    return "conv_igemm sums over channels, of which there are none";
   const DType dtype = t.x.dtype;
   if (dtype != DType::kFloat32 && dtype != DType::kBFloat16 && dtype != DType::kFloat16)
     return "conv_igemm multiplies float32, bfloat16 and float16: tensor cores have no other of our types";
