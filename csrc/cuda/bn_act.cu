@@ -2,9 +2,8 @@
 //
 // Computes  z = act((x - mean) invstd weight + bias + residual);  dx and dresidual by core/batch_norm.h, from a value
 //           before the activation that is computed again from x
-// Layout    any strides; packs of 16 bytes of channels that are neighbours, or of positions of dense planes whose size
-// is
-//           a multiple of them; else element by element
+// Layout    any strides; packs of 16 bytes of channels that are neighbours, or of positions of dense planes whose
+//           size is a multiple of them; else element by element
 // Mapping   a thread makes one pack of the result, in the order of its memory; images lie along blockIdx.y
 // Memory    every operand is read once and every result written once; per-channel vectors come from L1
 // Limits    floating dtypes; 2^31 elements of the result per image

@@ -28,7 +28,7 @@ inline bool make_operands(std::initializer_list<const TensorView*> tensors, std:
   for (const TensorView* t : tensors) {
     if (!narrow(*t, *view++)) return false;
     if (t->data == nullptr) continue;
-    const int64_t bytes = dtype_bytes(t->dtype), count = 16 / bytes;
+    const int64_t bytes = dtype_bytes(t->dtype), count = pack_count(t->dtype);
     channels = channels && packs_fit(*t, count, bytes);
     positions = positions && position_packs_fit(*t, count, bytes);
   }

@@ -2,9 +2,8 @@
 //
 // Layout    any strides; packs of 16 bytes of channels that are neighbours, or of positions of dense planes whose size
 //           is a multiple of them; else element by element
-// Mapping   elements of a channel, image by image, are cut into parts; a block sums one part of one channel, or of up
-// to
-//           32 packs of channels that lie side by side. The cut depends on the problem alone, and so do all bits.
+// Mapping   elements of a channel, image by image, are cut into parts; a block sums one part of one channel, or of
+//           up to 32 packs of channels that lie side by side. The cut depends on the problem alone, and so do all bits.
 // Memory    every operand is read once; parts are two numbers per channel
 // Limits    floating dtypes; 2^30 elements per plane
 #pragma once
@@ -88,7 +87,7 @@ __global__ void __launch_bounds__(kSumThreads) channel_sums(const ChannelSums g,
 
 // Cuts the elements of each channel into parts, and says how many.
 inline int64_t cut_sums(const TensorView& x, Packs packs, ChannelSums* g) {
-  const int64_t count = 16 / dtype_bytes(x.dtype), volume = x.size[kD] * x.size[kH] * x.size[kW];
+  const int64_t count = pack_count(x.dtype), volume = x.size[kD] * x.size[kH] * x.size[kW];
   const int64_t pack = packs == Packs::kPositions ? count : 1, channels = x.size[kC];
   const bool flat = packs == Packs::kPositions;
   *g = ChannelSums{};

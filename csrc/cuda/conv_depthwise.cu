@@ -20,6 +20,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kFilterBytes = 40 << 10;
+constexpr int kPhases = 4;  // three, and what fills up to whole words
 
 template <int kCount>
 constexpr int kRows = kCount == 1 ? 8 : 4;
@@ -31,15 +32,19 @@ struct Depthwise {
   bool channels_first;  // of neighbouring threads
   // blockIdx.x -> (image, tile of positions, tile of channels); a block's thread -> (pack, position)
   Divider channel_tiles, position_tiles, packs, positions;
+  Divider of_channel, filter_w, filter_h;  // element of the block's filters -> (channel, tap along d, h, w)
 };
 
 template <typename T, int kCount>
 __global__ void __launch_bounds__(kThreads, 2) depthwise_gather(const Depthwise g) {
   using A = accumulate_t<T>;
   constexpr int kR = kRows<kCount>;
+  // Filters of neighbouring packs lie a pack of sums apart: words of 16 bytes meet the same bank half as often at most.
+  constexpr int kWord = kCount < kPackCount<A> ? kCount : kPackCount<A>;
+  static_assert(kPhases * sizeof(Phase) % kPackBytes == 0, "filters begin at a whole word");
   const TensorView &source = g.gather.source, &result = g.gather.result;
   Phase* phases = static_cast<Phase*>(shared_memory());
-  A* filters = reinterpret_cast<A*>(phases + 4);
+  A* filters = reinterpret_cast<A*>(phases + kPhases);
   find_phases(g.gather, phases);
   int32_t n = static_cast<int32_t>(blockIdx.x);
   const int32_t wide = g.block_packs * kCount, first_channel = g.channel_tiles.take(&n) * wide;
@@ -49,11 +54,12 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_gather(const Depthwise 
   const int32_t filter_w = static_cast<int32_t>(g.gather.axis[2].kernel);
   const int32_t filter_h = static_cast<int32_t>(g.gather.axis[1].kernel);
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < live * g.taps; i += static_cast<int32_t>(blockDim.x)) {
-    const int32_t c = i / g.taps, tap = i % g.taps;
-    const T* w = static_cast<const T*>(g.gather.w) + (first_channel + c) * g.gather.w_group +
-                 tap % filter_w * g.gather.w_tap[2] + tap / filter_w % filter_h * g.gather.w_tap[1] +
-                 tap / filter_w / filter_h * g.gather.w_tap[0];
-    filters[tap * wide + c] = load(w);
+    int32_t c = i;
+    const int32_t tap = g.of_channel.take(&c);
+    int32_t t = tap;
+    const int32_t s = g.filter_w.take(&t), r = g.filter_h.take(&t);
+    filters[tap * wide + c] = load(static_cast<const T*>(g.gather.w) + (first_channel + c) * g.gather.w_group +
+                                   s * g.gather.w_tap[2] + r * g.gather.w_tap[1] + t * g.gather.w_tap[0]);
   }
   __syncthreads();
 
@@ -65,9 +71,10 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_gather(const Depthwise 
     position = g.positions.take(&pack);
   }
   const Phase &deep = phases[0], &across = phases[g.across], &along = phases[g.along];
+  if (pack * kCount >= live || pack >= g.block_packs || position >= g.positions.divisor()) return;
   position += tile * g.positions.divisor();
   const int32_t groups = (along.length + kR - 1) / kR;
-  if (pack * kCount >= live || pack >= g.block_packs || position >= deep.length * groups * across.length) return;
+  if (position >= deep.length * groups * across.length) return;
   const int32_t j1 = position % across.length, j2 = position / across.length % groups * kR;
   const int32_t j0 = position / across.length / groups;
 
@@ -101,6 +108,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_gather(const Depthwise 
         for (int j = 0; j < kCount; ++j) to[j] = load(&x.v[j]);
       };
       A x[kR][kCount] = {};
+      Pack<A, kWord> word{};
       if (slides) {
         CONVKIT_UNROLL
         for (int i = 0; i + 1 < kR; ++i) fetch(at2 + i, x[i]);
@@ -115,7 +123,8 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_gather(const Depthwise 
         }
         CONVKIT_UNROLL
         for (int j = 0; j < kCount; ++j) {
-          const A v = w[j];
+          if (j % kWord == 0) word = load_pack<A, kWord>(w + j);
+          const A v = word.v[j % kWord];
           CONVKIT_UNROLL
           for (int i = 0; i < kR; ++i) {
             sum[i][j] += x[i][j] * v;
@@ -126,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_gather(const Depthwise 
     }
   }
 
-  int64_t at[kDims] = {n, c, j0 * deep.step, 0, 0};
+  int64_t at[kDims] = {n, c};
   at[kD] = static_cast<int64_t>(j0) * g.gather.axis[0].phases + deep.number;
   const bool rows_along_w = g.along == 2;
   const int64_t where1 = j1 * (rows_along_w ? g.gather.axis[1].phases : g.gather.axis[2].phases) + across.number;
@@ -176,9 +185,12 @@ Status launch_gather(const ConvProblem& p, Depthwise g, bool channels_first) {
   g.position_tiles = Divider(position_tiles);
   g.packs = Divider(g.block_packs);
   g.positions = Divider(block_positions);
+  g.of_channel = Divider(g.taps);
+  g.filter_w = Divider(axis[2].kernel);
+  g.filter_h = Divider(axis[1].kernel);
   const Grid grid{blocks(channel_tiles * position_tiles * p.n, 1, g.gather.phases),
                   threads(whole_warps(block_positions * g.block_packs, kThreads)),
-                  4 * sizeof(Phase) + static_cast<size_t>(g.taps * g.block_packs * kCount) * sizeof(A)};
+                  kPhases * sizeof(Phase) + static_cast<size_t>(g.taps * g.block_packs * kCount) * sizeof(A)};
   return launch(depthwise_gather<T, kCount>, grid, Depthwise(g));
 }
 

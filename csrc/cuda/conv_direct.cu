@@ -1,8 +1,7 @@
 // conv_direct: fprop and dgrad on CUDA cores, by the definition.
 //
 // Computes  result[i] = epilogue(sum over taps and channels of source * w), the sliding sum of core/conv_window.h:
-// fprop, and
-//           dgrad by stride phases, without products with inserted zeros.
+//           fprop, and dgrad by stride phases, without products with inserted zeros.
 // Layout    any strides, any groups
 // Mapping   a block is a tile of 256 x 4 positions of one image (and phase) by 4 result channels of one group; a thread
 //           holds 4 x 4 sums. Neighbouring threads hold neighbouring positions: sources are read coalesced along W

@@ -81,7 +81,7 @@ class Patches {
       window_[i] = data<T>(g_.source) + row.source;
     }
     place_ = Place{0, {0, 0, 0}};
-    place_.advance(vector_ * kVector<T>, g_, phase_);
+    place_.advance(vector_ * kPackCount<T>, g_, phase_);
     enter_tap();
   }
 
@@ -166,7 +166,7 @@ class FilterColumns {
   static constexpr bool kForward = false;
   CONVKIT_DEVICE FilterColumns(const Gather& gather, const Phase* phase, const T* w, int32_t channel)
       : g_(gather), phase_(phase), vector_(static_cast<int>(threadIdx.x) % kVectors) {
-    channel += vector_ * kVector<T>;
+    channel += vector_ * kPackCount<T>;
     exists_ = channel < g_.result_channels;
     w_ = w + channel;
     CONVKIT_UNROLL
@@ -281,7 +281,7 @@ Status run_igemm(const ConvProblem& p, bool adjoint, bool tf32, const TensorView
   IgemmGather g{make_gather(p, adjoint, sources.view(), filters.view(), e, result), {}, p.n, false, false, nullptr};
   g.gather.source_channels = static_cast<int32_t>(of_source.channel_pitch);
   g.gather.w_group = of_filters.row_pitch * filters.view().stride[kN];
-  const int64_t vector = kVectorBytes / dtype_bytes(result.dtype);
+  const int64_t vector = pack_count(result.dtype);
   const bool whole = g.gather.result_channels % vector == 0;
   g.packed_result = whole && packs_fit(result, vector, dtype_bytes(result.dtype));
   g.packed_residual = whole && e.residual.data != nullptr && packs_fit(e.residual, vector, dtype_bytes(result.dtype));

@@ -1,9 +1,9 @@
 // conv_igemm: dgrad on tensor cores, as an implicit GEMM for each stride phase.
 //
 // Computes  dx[n,c,i] = epilogue(sum over the taps of i's phase and k of dy[n,k,...] w[k,c,tap]): positions of one
-// phase
-//           of the stride meet the same taps, and are a dense convolution of dy; no product with an inserted zero
-// Layout    dy and w with neighbouring channels, aligned to 16 bytes (channels_last); dx and the residual any
+//           phase of the stride meet the same taps, and are a dense convolution of dy; no product with an inserted zero
+// Layout    the kernel reads dy and w with neighbouring channels, aligned to 16 bytes (channels_last); the launcher
+//           packs others first (conv_pack.h). dx and the residual any
 // Mapping   as fprop, with blockIdx.z for the phase: rows are the phase's positions, columns input channels, the
 //           reduction the phase's taps and filters. Input channels are neighbours in w: its vectors lie across the
 //           reduction, and ldmatrix turns them (16-bit types) or 32-bit loads do without (floats)

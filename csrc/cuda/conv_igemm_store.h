@@ -28,7 +28,7 @@ struct Row {
 template <typename Tile, bool kStatistics>
 CONVKIT_DEVICE void store_vectors(const IgemmGather& p, const Row* rows, float* stage, int32_t group, int32_t channel) {
   using T = typename Tile::Element;
-  constexpr int kCount = kVector<T>, kVectors = Tile::kN / kCount;
+  constexpr int kCount = kPackCount<T>, kVectors = Tile::kN / kCount;
   const Gather& g = p.gather;
   const Epilogue& e = g.epilogue;
   const int column = static_cast<int>(threadIdx.x) % kVectors * kCount;

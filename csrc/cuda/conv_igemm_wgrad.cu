@@ -1,17 +1,17 @@
 // conv_igemm: wgrad on tensor cores, as an implicit GEMM whose reduction is split among blocks.
 //
 // Computes  dw[k,c,tap] = sum over n and positions of dy[n,k,o,q,r] x[n,c,o*stride - pad + t*dilation]: rows are
-// filters,
-//           columns taps and channels (channels fastest), the reduction all positions of all images
-// Layout    dy and x with neighbouring channels, aligned to 16 bytes (channels_last); dw any
+//           filters, columns taps and channels (channels fastest), the reduction all positions of all images
+// Layout    the kernel reads dy and x with neighbouring channels, aligned to 16 bytes (channels_last); the launcher
+//           packs others first (conv_pack.h). dw any
 // Mapping   a block makes 128 x 128 or 64 x 64 sums of one group over one part of the positions (blockIdx.z): few tiles
 //           have long reductions, and the parts fill the GPU. A second kernel adds the parts in their order, which the
 //           problem alone decides: the same bits each time, without atomics
 // Memory    four stages of 32 (16-bit types) or 16 positions, by cp.async; both operands lie across the reduction, and
 //           are turned as filters are in dgrad. A thread's columns stay, and with them its tap and its channel; only
 //           positions move on. Parts are float32 in a workspace, written and read once
-// Limits    filters and channels of a group are multiples of 16 bytes; positions of all images together are counted in
-//           32 bits
+// Limits    filters and channels of a group are multiples of 16 bytes, in dy and x or in their copies; positions of all
+//           images together are counted in 32 bits
 #include "cuda/conv_gather.h"
 #include "cuda/conv_kernels.h"
 #include "cuda/conv_pack.h"
@@ -61,8 +61,8 @@ class Positions {
   CONVKIT_DEVICE Positions(const IgemmWgrad& g, int32_t group, int32_t row, int32_t column, int32_t step)
       : g_(g), vector_(static_cast<int>(threadIdx.x) % kVectors), row_(static_cast<int>(threadIdx.x) / kVectors) {
     position_ = step * kStep<T> + row_;
-    row += vector_ * kVector<T>;
-    column += vector_ * kVector<T>;
+    row += vector_ * kPackCount<T>;
+    column += vector_ * kPackCount<T>;
     filters_ = row < g.group_k;
     channels_ = column < g.columns;
     dy_ = data<T>(g.dy) + (static_cast<int64_t>(group) * g.pitch_k + row) * g.dy.stride[kC];

@@ -8,7 +8,6 @@
 // Memory    each element is read once and written once, both coalesced
 // Limits    types of 2 and 4 bytes; 2^31 positions and channels per row
 #include "cuda/conv_pack.h"
-#include "cuda/device/pack.h"
 
 namespace convkit::cuda {
 namespace {
@@ -96,7 +95,7 @@ Status pack_channels(const TensorView& from, const PackPlan& plan, void* to) {
   g.channels_first = from.stride[kC] == 1 && from.size[kC] > 1;
   const int64_t bytes = dtype_bytes(from.dtype);
   const Grid grid{blocks(tiles, rows < kMostBlocksY ? rows : kMostBlocksY), threads(kThreads),
-                  static_cast<size_t>(high * (wide + 16 / bytes) * bytes)};
+                  static_cast<size_t>(high * (wide + pack_count(from.dtype)) * bytes)};
   return bytes == 2 ? launch(pack_tiles<uint16_t>, grid, Pack2d(g)) : launch(pack_tiles<uint32_t>, grid, Pack2d(g));
 }
 

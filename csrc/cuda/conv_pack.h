@@ -7,6 +7,7 @@
 #include "core/conv_problem.h"
 #include "core/status.h"
 #include "cuda/device/launch.h"
+#include "cuda/device/pack.h"
 #include "cuda/walk.h"
 
 namespace convkit::cuda {
@@ -22,7 +23,7 @@ struct PackPlan {
 
 // Channels or filters of a group, filled up to whole vectors of the type.
 inline int64_t whole_vectors(int64_t channels, DType dtype) {
-  const int64_t vector = 16 / dtype_bytes(dtype);
+  const int64_t vector = pack_count(dtype);
   return ceil_div(channels, vector) * vector;
 }
 
@@ -39,8 +40,8 @@ inline PackPlan pack_filters(const ConvProblem& p, bool sums_filters, DType dtyp
 
 // Whether `channels` of each group, along stride[kC], can be moved as whole vectors of 16 bytes.
 inline bool vectors_fit(const TensorView& t, int64_t channels) {
-  const int64_t bytes = dtype_bytes(t.dtype), vector = 16 / bytes;
-  return channels > 0 && channels % vector == 0 && packs_fit(t, vector, bytes);
+  const int64_t vector = pack_count(t.dtype);
+  return channels > 0 && channels % vector == 0 && packs_fit(t, vector, dtype_bytes(t.dtype));
 }
 inline bool needs_packing(const TensorView& t, const PackPlan& plan) {
   return plan.rows != plan.row_pitch || !vectors_fit(t, plan.channels);

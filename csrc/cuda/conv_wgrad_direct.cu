@@ -1,9 +1,10 @@
 // conv_direct: wgrad and the bias gradient on CUDA cores, by the definition.
 //
-// Computes  dw[k,c,t] = sum over n, o, q, r of dy[n,k,o,q,r] x[n,c,o*stride - pad + t*dilation];  db[k] = sum of
-// dy[n,k,...] Layout    any strides, any groups Mapping   wgrad: a block makes one tap of 4 x 4 filters and channels of
-// one group; its threads share the positions of all
-//           images, each holds 4 x 4 sums. bgrad: a block makes one channel.
+// Computes  dw[k,c,t] = sum over n, o, q, r of dy[n,k,o,q,r] x[n,c,o*stride - pad + t*dilation];
+//           db[k] = sum of dy[n,k,...]
+// Layout    any strides, any groups
+// Mapping   wgrad: a block makes one tap of 4 x 4 filters and channels of one group; its threads share the positions
+//           of all images, each holds 4 x 4 sums. bgrad: a block makes one channel.
 // Memory    no staging. Sums over threads go by warp shuffles and one table in shared memory, a row per warp.
 // Limits    floating dtypes, zero padding. The order of a sum depends on nothing but the problem: the same bits each
 // time.
@@ -28,7 +29,7 @@ struct Wgrad {
   Spatial in, stride, pad, dilation;
   Positions positions;
   int64_t images;
-  int32_t group_k, group_c, tiles_c;
+  int32_t group_k, group_c;
   Divider tiles_of_c, tiles_of_k, taps_w, taps_h;
 };
 

@@ -7,15 +7,13 @@
 #pragma once
 
 #include "cuda/device/matrix.h"
+#include "cuda/device/pack.h"
 
 namespace convkit::cuda {
 
-constexpr int kVectorBytes = 16;
-constexpr int kStepBytes = 64, kStepVectors = kStepBytes / kVectorBytes;
+constexpr int kStepBytes = 64, kStepVectors = kStepBytes / kPackBytes;
 constexpr int kMmaBytes = 32, kMmasPerStep = kStepBytes / kMmaBytes;  // of the reduction in one mma
 
-template <typename T>
-constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 template <typename T>
 constexpr int kStep = kStepBytes / static_cast<int>(sizeof(T));
 
@@ -34,7 +32,7 @@ struct AlongReduction {
 
   // Bytes from the operand's start to vector `vector` of row `row`. Two rows share the 128 bytes of all banks.
   CONVKIT_HOST_DEVICE static constexpr int place(int row, int vector) {
-    return row * kStepBytes + (vector ^ (row >> 1 & 3)) * kVectorBytes;
+    return row * kStepBytes + (vector ^ (row >> 1 & 3)) * kPackBytes;
   }
 
   // 16 rows of A, from `outer`, for mma number `mma` of the step.
@@ -51,11 +49,11 @@ struct AlongReduction {
 // wgrad. 16-bit types are turned by ldmatrix; it cannot turn floats, which are read one by one.
 template <typename T, int kOuter>
 struct AcrossReduction {
-  static constexpr int kRows = kStep<T>, kVectors = kOuter / kVector<T>;
+  static constexpr int kRows = kStep<T>, kVectors = kOuter / kPackCount<T>;
 
   CONVKIT_HOST_DEVICE static constexpr int place(int row, int vector) {
     const int turn = sizeof(T) == 2 ? row & 7 : (row & 3) << 1;
-    return row * kOuter * static_cast<int>(sizeof(T)) + (vector ^ turn) * kVectorBytes;
+    return row * kOuter * static_cast<int>(sizeof(T)) + (vector ^ turn) * kPackBytes;
   }
 
   CONVKIT_DEVICE static void load_a(const char* operand, int outer, int mma, int lane, uint32_t (&r)[4]) {

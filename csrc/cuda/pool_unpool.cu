@@ -4,10 +4,9 @@
 //           plane_scatter  dx[indices[o]] += dy[o], added in row-major order of o
 // Layout    any strides
 // Mapping   a warp makes one chunk of one plane's positions in shared memory: it reads the plane's indices 32 at a
-// time,
-//           in row-major order, and keeps those of its chunk. Lanes that name one position find each other by a match:
-//           the last of them writes, or they add one after the other. So no atomics are needed, and the order is the
-//           definition's. The chunk is then written once, zeros included: there is no pass of zeros before.
+//           time, in row-major order, and keeps those of its chunk. Lanes that name one position find each other by a
+//           match: the last of them writes, or they add one after the other. So no atomics are needed, and the order
+//           is the definition's. The chunk is then written once, zeros included: there is no pass of zeros before.
 //           Where channels are neighbours a block is up to 8 of them, a warp each, which share the lines of x and
 //           indices in L1 and write 8 neighbours at once.
 // Memory    indices are read once per chunk of 16 KB of sums, from L2 behind the first; y is written once

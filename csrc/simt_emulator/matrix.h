@@ -4,9 +4,8 @@
 // 32-bit element in each:
 //   ldmatrix   register i: row `group`, word `place` of the 8 x 16 bytes of matrix i, whose row r has the address that
 //              lane 8 i + r brings; transposed: row `group` of the matrix of 16-bit elements turned
-//   mma        A, 16 rows: registers 0 to 3 hold rows (group, group + 8, group, group + 8) and the places (place,
-//   place,
-//              place + 4, place + 4) of the eight 32-bit words of a row
+//   mma        A, 16 rows: registers 0 to 3 hold rows (group, group + 8, group, group + 8) and, of the eight 32-bit
+//              words of a row, those at (place, place, place + 4, place + 4)
 //              B, 8 columns: registers 0 and 1 hold column `group`, words place and place + 4
 //              D, 16 x 8: rows (group, group, group + 8, group + 8), columns (2 place, 2 place + 1) twice
 #pragma once

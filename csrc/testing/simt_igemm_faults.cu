@@ -49,7 +49,7 @@ __global__ void convolve(const bfloat16* x, const bfloat16* w, float* y, float* 
   using OneTile = SmallTile<Products<bfloat16, 1>, AlongReduction, B>;
   char* stages = static_cast<char*>(shared_memory());
   const int vector = static_cast<int>(threadIdx.x) % kStepVectors, first = static_cast<int>(blockIdx.x) * OneTile::kM;
-  int at = static_cast<int>(blockIdx.z) * kSteps * kStep<bfloat16> + vector * kVector<bfloat16>;
+  int at = static_cast<int>(blockIdx.z) * kSteps * kStep<bfloat16> + vector * kPackCount<bfloat16>;
   const auto fetch = [&](char* stage) {
     const int tap = at / kChannels, channel = at % kChannels;
     for (int row = static_cast<int>(threadIdx.x) / kStepVectors; row < OneTile::kM;
@@ -57,7 +57,7 @@ __global__ void convolve(const bfloat16* x, const bfloat16* w, float* y, float* 
       const int from = first + row + tap - 1;
       const bool inside = from >= 0 && (kFault == kHaloOffByOne ? from <= length : from < length);
       const int to =
-          kFault == kPlaceNotPermuted ? row * kStepBytes + vector * kVectorBytes : OneTile::A::place(row, vector);
+          kFault == kPlaceNotPermuted ? row * kStepBytes + vector * kPackBytes : OneTile::A::place(row, vector);
       copy_async_16(stage + to, x + from * kChannels + channel, inside);
       copy_async_16(stage + OneTile::kBytesA + OneTile::B::place(row, vector), w + row * kDepth + at);
     }

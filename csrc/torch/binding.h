@@ -30,8 +30,7 @@ struct ConvSpec {
 ConvSpec unpack_conv(const Ints& packed);
 
 // What problem.pack_pool packs: n, kernel n, stride n, pad_before n, pad_after n, dilation n, output size n (of
-// adaptive windows; -1: sliding windows), ceil_mode,
-// count_include_pad, divisor_override, channels_last.
+// adaptive windows; -1: sliding windows), ceil_mode, count_include_pad, divisor_override, channels_last.
 struct PoolSpec {
   int spatial_dims;
   Spatial kernel, stride, pad_before, pad_after, dilation;

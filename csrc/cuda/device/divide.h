@@ -20,14 +20,12 @@ class Divider {
     const uint32_t high = static_cast<uint32_t>((static_cast<uint64_t>(u) * magic_) >> 32);
     return static_cast<int32_t>((high + u) >> shift_);
   }
-  CONVKIT_HOST_DEVICE int64_t divide(int64_t n) const { return n / divisor_; }
 
   CONVKIT_HOST_DEVICE int32_t divisor() const { return static_cast<int32_t>(divisor_); }
 
-  // Quotient, and the remainder left in *n.
-  template <typename Index>
-  CONVKIT_HOST_DEVICE Index take(Index* n) const {
-    const Index quotient = divide(*n), remainder = *n - quotient * static_cast<Index>(divisor_);
+  // The remainder; the quotient is left in *n.
+  CONVKIT_HOST_DEVICE int32_t take(int32_t* n) const {
+    const int32_t quotient = divide(*n), remainder = *n - quotient * divisor();
     *n = quotient;
     return remainder;
   }

@@ -6,15 +6,18 @@
 
 namespace convkit::cuda {
 
+constexpr int kPackBytes = 16;  // the most that the GPU moves at once
+
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
-  static_assert(sizeof(T) * kCount <= 16, "the GPU moves 16 bytes at the most");
+  static_assert(sizeof(T) * kCount <= kPackBytes, "wider than a machine word");
   T v[kCount];
 };
 
-// Elements of T in 16 bytes.
+// Elements in kPackBytes.
 template <typename T>
-constexpr int kPackCount = static_cast<int>(16 / sizeof(T));
+constexpr int kPackCount = kPackBytes / static_cast<int>(sizeof(T));
+inline int64_t pack_count(DType dtype) { return kPackBytes / dtype_bytes(dtype); }
 
 template <typename T, int kCount>
 CONVKIT_DEVICE Pack<T, kCount> load_pack(const T* from) {
