@@ -21,6 +21,7 @@ CASES = (
     NormCase("parts", "sums of many parts, of packs of channels and of positions", (4, 64, 18, 20), "relu", True),
     NormCase("tiles", "more packs of channels than a warp has lanes", (2, 264, 5, 6), "relu", True),
     NormCase("odd_planes", "planes that are no whole vectors, in parts", (3, 2, 45, 45), "leaky_relu"),
+    NormCase("images", "more images than blocks along them", (1100, 16, 1, 2), "relu", True),
 )
 
 

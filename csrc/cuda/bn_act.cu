@@ -4,7 +4,8 @@
 //           before the activation that is computed again from x
 // Layout    any strides; packs of 16 bytes of channels that are neighbours, or of positions of dense planes whose
 //           size is a multiple of them; else element by element
-// Mapping   a thread makes one pack of the result, in the order of its memory; images lie along blockIdx.y
+// Mapping   a thread makes one pack of the result, in the order of its memory, of every image that comes round along
+//           blockIdx.y, of which there are as many as fill a GPU: what it needs of its channels it reads once
 // Memory    every operand is read once and every result written once; per-channel vectors come from L1
 // Limits    floating dtypes; 2^31 elements of the result per image
 #include "cuda/bn_kernels.h"
@@ -12,6 +13,8 @@
 
 namespace convkit::cuda {
 namespace {
+
+constexpr int64_t kBlocksWanted = 1056;  // eight for each multiprocessor of the GPUs with the most
 
 struct Elements {
   BatchNorm b;
@@ -26,6 +29,14 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) bn_elements(const E
   Window at;
   if (!walk.find(kAlongC ? kCount : 1, &c, &at)) return;
   if (!kAlongC) at.w *= kCount;
+  constexpr int kChannels = kAlongC ? kCount : 1;
+  ChannelNorm<A> norms[kChannels];
+  ChannelGradient<A> gradients[kChannels];
+  CONVKIT_UNROLL
+  for (int j = 0; j < kChannels; ++j) {
+    norms[j] = channel_norm<A>(g.b, c + j);
+    if (kGradient) gradients[j] = channel_gradient(norms[j], g.sums, c + j);
+  }
   for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
     const auto x = load_pack<T, kCount>(data<T>(g.x) + offset(g.x, n, c, at));
     Pack<T, kCount> residual{}, dz{}, result, dresidual;
@@ -33,13 +44,13 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) bn_elements(const E
     if (kGradient) dz = load_pack<T, kCount>(data<T>(g.dz) + offset(g.dz, n, c, at));
     CONVKIT_UNROLL
     for (int j = 0; j < kCount; ++j) {
-      const ChannelNorm<A> norm = channel_norm<A>(g.b, kAlongC ? c + j : c);
+      const ChannelNorm<A>& norm = norms[j % kChannels];
       const A e = load(&x.v[j]), v = before_activation(norm, e, load(&residual.v[j]));
       if constexpr (kGradient) {
         const A own = activation_gradient(g.b.activation, g.b.alpha, v, load(&dz.v[j]));
         A dx = own * norm.scale;
         if (g.sums.count != 0) {
-          const ChannelGradient<A> gradient = channel_gradient(norm, g.sums, kAlongC ? c + j : c);
+          const ChannelGradient<A>& gradient = gradients[j % kChannels];
           dx += gradient.constant + (e - norm.mean) * gradient.slope;
         }
         store(&result.v[j], dx);
@@ -59,7 +70,7 @@ Status launch_packs(const Elements& g, const TensorView& order) {
   const char* refusal;
   const Walk walk = walk_over(order, kAlongC ? kCount : 1, &refusal);
   if (refusal != nullptr) return {refusal};
-  return launch(bn_elements<T, kCount, kAlongC, kGradient>, grid_of(walk), Elements(g), Walk(walk));
+  return launch(bn_elements<T, kCount, kAlongC, kGradient>, grid_of(walk, kBlocksWanted), Elements(g), Walk(walk));
 }
 
 template <bool kGradient>

@@ -52,10 +52,12 @@ inline Walk walk_over(const TensorView& t, int pack, const char** refusal) {
   return walk;
 }
 
-inline Grid grid_of(const Walk& walk) {
-  const int64_t count = whole_warps(walk.count, kWalkThreads);
-  return Grid{blocks(ceil_div(walk.count, count), walk.images < kMostBlocksY ? walk.images : kMostBlocksY),
-              threads(count)};
+// `wanted`: blocks from which on threads take several images.
+inline Grid grid_of(const Walk& walk, int64_t wanted = kMostBlocksX) {
+  const int64_t count = whole_warps(walk.count, kWalkThreads), tiles = ceil_div(walk.count, count);
+  int64_t rows = tiles > 0 ? ceil_div(wanted, tiles) : 1;
+  if (rows > walk.images) rows = walk.images;
+  return Grid{blocks(tiles, rows < kMostBlocksY ? rows : kMostBlocksY), threads(count)};
 }
 
 // Whether packs of `count` channels can be moved as one word: neighbours in memory, all of them aligned.
