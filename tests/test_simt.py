@@ -15,8 +15,9 @@ from convkit.problem import adaptive_pool_spec
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
+from convkit.testing.layouts import LAYOUTS
 from convkit.testing.norms import NORMS, WITH_STATISTICS, NormCase, norm_calls, stats_calls
-from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_calls
+from convkit.testing.oracle import Call, conv_calls, data, pool_calls, transposed_calls
 from convkit.testing.simt import Simt
 from convkit.testing.tolerances import ACCUMULATE, LP_SLOPE, gamma, unit_roundoff
 from tests.test_raw_ops import assert_right, combinations
@@ -56,6 +57,24 @@ def quick(cases: tuple[Any, ...], long: tuple[str, ...]) -> list[Any]:
         if p.values[0].name not in long
         or (p.values[1] == torch.float32 and p.values[2] in ("contiguous", "channels_last"))
     ]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(5, 64, 18, 20), (2, 264, 5, 6), (3, 5, 45, 45), (40, 1, 64, 65), (3, 9, 7)], ids=str
+)
+def test_simt_bias_gradient(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: str, simt: Simt, reference: Backend
+) -> None:
+    """In packs of channels and of positions, and without; several parts, whose rows of threads are not all full."""
+    dy = data(shape, dtype, "dy")
+    check(Call("conv_bgrad", {"dy": LAYOUTS[layout](dy)}), simt, reference)
+    dy[0, 0].view(-1)[3], dy[-1, -1].view(-1)[-1] = NAN, INF
+    (db,) = Call("conv_bgrad", {"dy": LAYOUTS[layout](dy)}).run(simt)
+    finite = torch.ones(shape[1], dtype=torch.bool)
+    finite[0] = finite[-1] = False
+    assert torch.equal(db.isfinite(), finite) and bool(db[0].isnan())
 
 
 LONG_WINDOWS = tuple(case.name for case in POOLS if case.name.startswith("offsets_"))

@@ -9,8 +9,6 @@
 namespace convkit::cuda {
 namespace {
 
-constexpr int kAddThreads = 128;
-
 template <typename T>
 struct Gradients {
   using Sum = accumulate_t<T>;
@@ -40,21 +38,15 @@ struct Gradients {
   }
 };
 
-// A thread adds the parts of one channel.
 template <typename T>
 __global__ void __launch_bounds__(kAddThreads)
     add_sums(const ChannelSums g, const BatchNorm b, const int32_t parts, void* dbias, void* dweight) {
   using A = accumulate_t<T>;
-  const int32_t c = static_cast<int32_t>(blockIdx.x) * kAddThreads + static_cast<int32_t>(threadIdx.x);
-  if (c >= g.channels) return;
-  double first = 0, second = 0;
-  for (int32_t part = 0; part < parts; ++part) {
-    const A* sums = static_cast<const A*>(g.parts) + static_cast<int64_t>(part) * 2 * g.channels + c;
-    first += static_cast<double>(sums[0]);
-    second += static_cast<double>(sums[g.channels]);
-  }
-  static_cast<A*>(dbias)[c] = static_cast<A>(first);
-  static_cast<A*>(dweight)[c] = static_cast<A>(second * static_cast<double>(static_cast<const A*>(b.invstd)[c]));
+  double sum[2];
+  const int32_t c = add_channel<A>(g, parts, sum);
+  if (c < 0) return;
+  static_cast<A*>(dbias)[c] = static_cast<A>(sum[0]);
+  static_cast<A*>(dweight)[c] = static_cast<A>(sum[1] * static_cast<double>(static_cast<const A*>(b.invstd)[c]));
 }
 
 }  // namespace
@@ -74,8 +66,8 @@ Status bn_act_bwd_reduce(const BatchNorm& b, const TensorView& dz, const TensorV
     term.x = xs;
     term.residual = residual;
     status = sum_channels<T>(x, packs, term, [&](const ChannelSums& g, int32_t parts) {
-      return launch(add_sums<T>, Grid{blocks(ceil_div(g.channels, kAddThreads)), threads(kAddThreads)}, ChannelSums(g),
-                    BatchNorm(b), int32_t(parts), static_cast<void*>(dbias), static_cast<void*>(dweight));
+      return launch(add_sums<T>, grid_of_channels(g), ChannelSums(g), BatchNorm(b), int32_t(parts),
+                    static_cast<void*>(dbias), static_cast<void*>(dweight));
     });
   });
   return status;

@@ -129,6 +129,28 @@ Status launch_sums(const TensorView& x, Packs packs, const ChannelSums& g, int64
                                     : launch(channel_sums<Term, 1, false>, grid, ChannelSums(g), Term(term));
 }
 
+// A launch over channels, kAddChannels of them to a block, whose kernel adds up their parts by add_channel.
+constexpr int kAddThreads = 256, kAddChannels = 8;  // neighbours, which are a whole sector of memory or two
+inline Grid grid_of_channels(const ChannelSums& g) {
+  return Grid{blocks(ceil_div(g.channels, kAddChannels)), threads(kAddThreads), 2 * kAddThreads * sizeof(double)};
+}
+
+// Both sums of the thread's channel, of type A in their parts: rows of threads take parts in turn. The channel, or -1
+// in all threads but the one that is to store them.
+template <typename A>
+CONVKIT_DEVICE int32_t add_channel(const ChannelSums& g, int32_t parts, double (&sum)[2]) {
+  const int32_t thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t c = static_cast<int32_t>(blockIdx.x) * kAddChannels + thread % kAddChannels;
+  sum[0] = sum[1] = 0;
+  for (int32_t part = thread / kAddChannels; part < parts && c < g.channels; part += kAddThreads / kAddChannels) {
+    const A* sums = static_cast<const A*>(g.parts) + static_cast<int64_t>(part) * 2 * g.channels + c;
+    sum[0] += static_cast<double>(sums[0]);
+    sum[1] += static_cast<double>(sums[g.channels]);
+  }
+  sum_rows(sum, kAddChannels, static_cast<double*>(shared_memory()));
+  return thread < kAddChannels && c < g.channels ? c : -1;
+}
+
 // Sums `term` over x, in a workspace, and calls finish(sums, parts), which launches what reads them; x may be empty.
 template <typename T, typename Term, typename Finish>
 Status sum_channels(const TensorView& x, Packs packs, const Term& term, const Finish& finish) {

@@ -19,7 +19,7 @@
 namespace convkit::cuda {
 namespace {
 
-constexpr int kMostWarps = 8;
+constexpr int kMostWarps = 8, kAddThreads = 256;
 constexpr int64_t kEnoughBlocks = 1024;  // several for each multiprocessor
 
 struct Wgrad {
@@ -94,18 +94,22 @@ __global__ void __launch_bounds__(kMostWarps* kWarpLanes, 2) depthwise_wgrad(con
   }
 }
 
+// dw from the chunks' sums: rows of threads take chunks in turn (reduce.h), columns are elements of dw.
 template <typename T>
-__global__ void __launch_bounds__(kMostWarps* kWarpLanes, 2) depthwise_wgrad_add(const Wgrad g) {
+__global__ void __launch_bounds__(kAddThreads) depthwise_wgrad_add(const Wgrad g, const int32_t lanes) {
   using A = accumulate_t<T>;
   const int64_t count = static_cast<int64_t>(g.channels) * g.taps;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  A total = 0;
-  for (int32_t chunk = 0; chunk < g.chunks; ++chunk) total += static_cast<const A*>(g.sums)[chunk * count + i];
+  const int32_t thread = static_cast<int32_t>(threadIdx.x), row = thread / lanes;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * lanes + (thread & (lanes - 1));
+  A sum[1] = {};
+  for (int32_t chunk = row; chunk < g.chunks && i < count; chunk += kAddThreads / lanes)
+    sum[0] += static_cast<const A*>(g.sums)[chunk * count + i];
+  sum_rows(sum, lanes, static_cast<A*>(shared_memory()));
+  if (row > 0 || i >= count) return;
   const int32_t tap = static_cast<int32_t>(i % g.taps);
   store(data<T>(g.dw) + offset(g.dw, i / g.taps, 0, tap / g.filter[2] / g.filter[1], tap / g.filter[2] % g.filter[1],
                                tap % g.filter[2]),
-        total);
+        sum[0]);
 }
 
 template <typename T, int kTaps, bool kAlongC>
@@ -132,8 +136,9 @@ Status run(Wgrad g) {
   const Grid grid{blocks(channel_tiles, column_tiles, g.chunks), threads(warps * kWarpLanes)};
   const Status status = launch(depthwise_wgrad<T, kTaps, kAlongC>, grid, Wgrad(g));
   if (!status.ok()) return status;
-  const int64_t adders = whole_warps(count, kMostWarps * kWarpLanes);
-  return launch(depthwise_wgrad_add<T>, Grid{blocks(ceil_div(count, adders)), threads(adders)}, Wgrad(g));
+  const int64_t lanes = lanes_of_rows(kAddThreads, g.chunks);
+  const Grid adders{blocks(ceil_div(count, lanes)), threads(kAddThreads), kAddThreads * sizeof(A)};
+  return launch(depthwise_wgrad_add<T>, adders, Wgrad(g), static_cast<int32_t>(lanes));
 }
 
 template <typename T>

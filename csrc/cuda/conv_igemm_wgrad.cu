@@ -17,6 +17,7 @@
 #include "cuda/conv_pack.h"
 #include "cuda/device/pack.h"
 #include "cuda/igemm_tile.h"
+#include "cuda/reduce.h"
 
 namespace convkit::cuda {
 namespace {
@@ -131,21 +132,23 @@ __global__ void __launch_bounds__(Tile::kThreads) igemm_wgrad(const IgemmWgrad g
   }
 }
 
-// dw from its parts: a thread adds kPartPack neighbouring columns of a filter, part after part.
+// dw from its parts: rows of threads take parts in turn (reduce.h), kPartPack neighbouring columns of a filter each.
 template <typename T>
-__global__ void __launch_bounds__(kAddThreads) add_parts(const IgemmWgrad g, const int32_t parts) {
+__global__ void __launch_bounds__(kAddThreads) add_parts(const IgemmWgrad g, const int32_t parts, const int32_t lanes) {
   const int64_t packs = g.columns / kPartPack, count = packs * g.filters;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kAddThreads + threadIdx.x;
-  if (i >= count) return;
+  const int32_t thread = static_cast<int32_t>(threadIdx.x), row = thread / lanes;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * lanes + (thread & (lanes - 1));
   const int64_t filter = i / packs;
   const int32_t column = static_cast<int32_t>(i % packs) * kPartPack;
   const float* from = g.parts + filter * g.columns + column;
   float sum[kPartPack] = {};
-  for (int32_t part = 0; part < parts; ++part) {
+  for (int32_t part = row; part < parts && i < count; part += kAddThreads / lanes) {
     const Pack<float, kPartPack> pack = load_pack<float, kPartPack>(from + part * g.filters * g.columns);
     CONVKIT_UNROLL
     for (int j = 0; j < kPartPack; ++j) sum[j] += pack.v[j];
   }
+  sum_rows(sum, lanes, static_cast<float*>(shared_memory()));
+  if (row > 0 || i >= count) return;
   const Column at(g, column);
   T* to = data<T>(g.dw) + offset(g.dw, filter, at.channel, at.tap[0], at.tap[1], at.tap[2]);
   CONVKIT_UNROLL
@@ -173,9 +176,10 @@ Status launch_tile(const ConvProblem& p, IgemmWgrad g) {
   const Grid grid{blocks(tiles, p.groups, parts), threads(Tile::kThreads), kStagesBytes<Tile, Pipeline>};
   const Status status = launch(igemm_wgrad<Tile, Pipeline>, grid, IgemmWgrad(g));
   if (!status.ok()) return status;
-  return launch(add_parts<T>,
-                Grid{blocks(ceil_div(g.filters * g.columns / kPartPack, kAddThreads)), threads(kAddThreads)},
-                IgemmWgrad(g), static_cast<int32_t>(parts));
+  const int64_t lanes = lanes_of_rows(kAddThreads, parts);
+  const Grid adders{blocks(ceil_div(g.filters * g.columns / kPartPack, lanes)), threads(kAddThreads),
+                    kAddThreads * kPartPack * sizeof(float)};
+  return launch(add_parts<T>, adders, IgemmWgrad(g), static_cast<int32_t>(parts), static_cast<int32_t>(lanes));
 }
 
 template <typename P>

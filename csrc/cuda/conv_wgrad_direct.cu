@@ -1,10 +1,9 @@
-// conv_direct: wgrad and the bias gradient on CUDA cores, by the definition.
+// conv_direct: wgrad on CUDA cores, by the definition.
 //
-// Computes  dw[k,c,t] = sum over n, o, q, r of dy[n,k,o,q,r] x[n,c,o*stride - pad + t*dilation];
-//           db[k] = sum of dy[n,k,...]
+// Computes  dw[k,c,t] = sum over n, o, q, r of dy[n,k,o,q,r] x[n,c,o*stride - pad + t*dilation]
 // Layout    any strides, any groups
-// Mapping   wgrad: a block makes one tap of 4 x 4 filters and channels of one group; its threads share the positions
-//           of all images, each holds 4 x 4 sums. bgrad: a block makes one channel.
+// Mapping   a block makes one tap of 4 x 4 filters and channels of one group; its threads share the positions of all
+//           images, each holds 4 x 4 sums
 // Memory    no staging. Sums over threads go by warp shuffles and one table in shared memory, a row per warp.
 // Limits    floating dtypes, zero padding. The order of a sum depends on nothing but the problem: the same bits each
 // time.
@@ -79,28 +78,6 @@ __global__ void __launch_bounds__(kMostThreads) wgrad_direct(const Wgrad g) {
           total);
 }
 
-struct Bgrad {
-  TensorView dy, db;
-  Positions positions;
-};
-
-// Float64 keeps the error of a sum over a whole batch that of its result's rounding.
-template <typename T>
-__global__ void __launch_bounds__(kMostThreads) bgrad_direct(const Bgrad g) {
-  const int64_t k = blockIdx.x;
-  double sum[1] = {};
-  for (int64_t n = 0; n < g.dy.size[kN]; ++n) {
-    const T* dy = data<T>(g.dy) + n * g.dy.stride[kN] + k * g.dy.stride[kC];
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < g.positions.count; i += static_cast<int32_t>(blockDim.x)) {
-      int32_t o = i;
-      const int64_t r = g.positions.w.take(&o), q = g.positions.h.take(&o);
-      sum[0] += static_cast<double>(load(dy + o * g.dy.stride[kD] + q * g.dy.stride[kH] + r * g.dy.stride[kW]));
-    }
-  }
-  const double total = sum_block(sum, static_cast<double*>(shared_memory()));
-  if (threadIdx.x == 0) store(data<T>(g.db) + k * g.db.stride[kC], static_cast<accumulate_t<T>>(total));
-}
-
 Positions positions_of(const TensorView& t) {
   return Positions{Divider(t.size[kW]), Divider(t.size[kH]), Divider(t.size[kD]),
                    static_cast<int32_t>(t.size[kD] * t.size[kH] * t.size[kW])};
@@ -139,24 +116,6 @@ Status conv_wgrad_direct(const ConvProblem& p, const TensorView& dy, const Tenso
     const Grid grid{blocks(tiles_k * tiles_c * p.groups, volume(p.filter)), threads(count),
                     static_cast<size_t>(count / kWarpLanes * kTile * kTile) * sizeof(accumulate_t<T>)};
     status = launch(wgrad_direct<T>, grid, Wgrad(g));
-  });
-  return status;
-}
-
-Status conv_bgrad(const TensorView& dy, const TensorView& db) {
-  if (db.size[kC] == 0) return kOk;
-  Bgrad g{dy, db, {}};
-  if (numel(dy) == 0)
-    g.dy.size[kN] = 0;
-  else
-    g.positions = positions_of(dy);
-  if (db.size[kC] > kMostBlocksX || dy.size[kD] * dy.size[kH] * dy.size[kW] > 0x7fffffff)
-    return {"conv_bgrad counts channels and positions in 32 bits"};
-  Status status{"conv_bgrad has floating point kernels only"};
-  visit_floating(dy.dtype, [&](auto t) {
-    const int64_t count = threads_for(g.positions);
-    const Grid grid{blocks(db.size[kC]), threads(count), static_cast<size_t>(count / kWarpLanes) * sizeof(double)};
-    status = launch(bgrad_direct<typename decltype(t)::type>, grid, Bgrad(g));
   });
   return status;
 }

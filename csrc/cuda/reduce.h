@@ -31,4 +31,33 @@ CONVKIT_DEVICE A sum_block(const A (&values)[kCount], A* scratch) {
   return total;
 }
 
+// Neighbouring threads of a row where rows of a block share `parts`: as many rows as there are parts, but rows of 8 at
+// least, which read whole sectors of memory.
+inline int64_t lanes_of_rows(int64_t threads, int64_t parts) {
+  int64_t lanes = threads;
+  while (lanes > 8 && threads / lanes * 2 <= parts) lanes /= 2;
+  return lanes;
+}
+
+// The sums over the rows of a block, `lanes` neighbouring threads being one: every thread's values become the sums of
+// its column. Half of the rows are added to the other half, and so on. `scratch`: kCount elements per thread, in shared
+// memory; `lanes` and the number of threads are powers of two.
+template <int kCount, typename A>
+CONVKIT_DEVICE void sum_rows(A (&values)[kCount], int lanes, A* scratch) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  CONVKIT_UNROLL
+  for (int j = 0; j < kCount; ++j) scratch[j * threads + thread] = values[j];
+  __syncthreads();
+  for (int half = threads / 2; half >= lanes; half /= 2) {
+    if (thread < half) {
+      CONVKIT_UNROLL
+      for (int j = 0; j < kCount; ++j) scratch[j * threads + thread] += scratch[j * threads + thread + half];
+    }
+    __syncthreads();
+  }
+  CONVKIT_UNROLL
+  for (int j = 0; j < kCount; ++j) values[j] = scratch[j * threads + (thread & (lanes - 1))];
+  __syncthreads();
+}
+
 }  // namespace convkit::cuda
