@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 import convkit
 from convkit import backends
 from convkit.fusion import FusionReport
-from tests.networks import BasicBlock, compare, images, residual_network
+from tests.networks import BasicBlock, Branching, compare, images, residual_network
 from tests.zoo import ZOO
 
 
@@ -81,6 +81,10 @@ class Two(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self, x)
+
+
+def chained(m: Two, x: Tensor) -> Tensor:
+    return m.relu(m.bn(m.conv(x)))
 
 
 BODIES: dict[str, tuple[Callable[..., Tensor], str]] = {
@@ -335,3 +339,50 @@ def test_fused_code_runs_where_the_report_says_so(monkeypatch: pytest.MonkeyPatc
             with torch.no_grad():
                 model.eval()(x.double())
             assert len(calls) == fused and "bn_act" not in calls, name
+
+
+def test_replicas_run_their_own_layers() -> None:
+    """As DataParallel makes them: on each device, of the model that was fused on one."""
+    model = Two(lambda m, x: m.relu(m.bn(m.conv(x))))
+    convkit.fuse(model)
+    for original in (model, copy.deepcopy(model)):
+        replica: Any = original._replicate_for_data_parallel()
+        replica.conv, replica.bn = nn.Conv2d(3, 3, 1), nn.Identity()
+        x = images(2, 3, 5, 5)
+        torch.testing.assert_close(replica(x), replica.conv(x).relu())
+        assert replica._replicate_for_data_parallel() is not replica and "forward" in vars(original)
+
+
+def test_a_pickled_model_is_fused_again() -> None:
+    model = Two(chained)  # no lambda, which cannot be pickled
+    convkit.fuse(model)
+    loaded = pickle.loads(pickle.dumps(model))
+    assert len(convkit.fuse(loaded).fused) == 1
+    x = images(2, 3, 5, 5)
+    assert vars(loaded)["forward"].program((x,), {}) is not None
+    torch.testing.assert_close(loaded(x), model(x))
+
+
+def test_a_forward_of_the_users_own_is_kept_by_unfuse() -> None:
+    model = Two(chained)
+    convkit.fuse(model)
+    model.forward = lambda x: x  # type: ignore[method-assign]
+    convkit.unfuse(model)
+    x = images(2, 3, 5, 5)
+    assert model(x) is x and set(vars(model)) == set(vars(Two(chained))) | {"forward"}
+
+
+@pytest.mark.parametrize("make", [lambda: Two(chained), Branching], ids=["traced", "text"])
+def test_a_fused_model_is_traced_as_its_class(make: Callable[[], nn.Module]) -> None:
+    """torch.fx's stand-ins have no sizes that a kernel could ask for."""
+    model = nn.Sequential(make(), nn.Tanh())
+    errors = []
+    for fused in (False, True):
+        if fused:
+            assert convkit.fuse(model).fused
+        try:
+            torch.fx.symbolic_trace(model)
+            errors.append(None)
+        except Exception as error:
+            errors.append(str(error))
+    assert errors[0] == errors[1] and (errors[0] is None) == (make is not Branching)

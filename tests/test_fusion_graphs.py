@@ -168,6 +168,41 @@ def test_numbers_that_kernels_have_no_activation_for() -> None:
         torch.testing.assert_close(model(x), twin(x))
 
 
+def writes_to_an_alias(m: Layers, x: Tensor) -> Tensor:
+    y = x * 2
+    same = y
+    y += 1
+    y *= 3
+    z = first(m, x)
+    other = z
+    z -= 0.5
+    return m.silu(m.conv2(z)) + other + (same + y)[:, :1]
+
+
+def counts_in_place(m: Layers, x: Tensor) -> Tensor:
+    n = x.shape[0]
+    before = n
+    n += 1
+    return first(m, x) * n + before
+
+
+def writes_to_the_input(m: Layers, x: Tensor) -> Tensor:
+    x += 1
+    return first(m, x)
+
+
+@pytest.mark.parametrize("body", [writes_to_an_alias, counts_in_place, writes_to_the_input])
+def test_what_is_written_in_place_is_seen_by_other_names(body: Callable[..., Tensor]) -> None:
+    model = Layers(body).double()
+    twin = copy.deepcopy(model)
+    assert convkit.fuse(model).fused and "forward" in vars(model)
+    for gradients in (True, False):
+        inputs = [images(2, 3, 6, 6).double() for _ in range(2)]
+        with torch.set_grad_enabled(gradients):
+            results = [m(x) for m, x in zip((model, twin), inputs)]
+        torch.testing.assert_close(*results), torch.testing.assert_close(*inputs)
+
+
 class Subclass(nn.Conv2d):
     def _conv_forward(self, *args: Any) -> Tensor:
         return super()._conv_forward(*args) * 2
@@ -234,3 +269,36 @@ def test_a_trace_leaves_no_hook_behind() -> None:
     assert [r.layer for r in report.fused] == ["Conv2d, BatchNorm2d, relu"]  # by the text of forward
     model(images(2, 3, 6, 6)), model(images(2, 3, 6, 6))
     assert len(model.seen) == 2
+
+
+def added_in_place(m: Layers, x: Tensor) -> Tensor:
+    y = m.bn2(m.conv2(x))
+    y += x
+    return m.relu(y)
+
+
+class AddedInPlace(Layers):
+    """The same where text shows it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError("a tensor")
+        y = self.conv2(x)
+        y = self.bn2(y)
+        y += x
+        return self.relu(y)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("cls", [Layers, AddedInPlace])
+def test_what_is_added_in_place_does_not_promote(cls: type[Layers], training: bool) -> None:
+    model = cls(added_in_place).train(training)
+    twin = copy.deepcopy(model)
+    assert [r.layer for r in convkit.fuse(model).fused] == ["Conv2d, BatchNorm2d, add, relu"]
+    for dtype in (torch.float32, torch.bfloat16):
+        x = images(2, 4, 6, 6).to(dtype)
+        for gradients in (True, False):
+            with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16):
+                got, want = model(x), twin(x)
+            assert got.dtype is want.dtype is torch.bfloat16
+            torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)

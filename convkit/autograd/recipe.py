@@ -24,7 +24,7 @@ Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
 _ATTRIBUTE = "_convkit_recipe"
 # Without it nobody can tell whether hooks are active outside, and recipes are not used.
-_outer_hooks: Callable[[bool], Hooks | None] | None = getattr(
+_top_hooks: Callable[[bool], Hooks | None] | None = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", None
 )
 
@@ -41,9 +41,14 @@ class Recipe:
         return type(None), ()  # a copy of a tensor takes its attributes along: of this, None
 
 
+def outer_hooks() -> Hooks | None:
+    """The hooks on saved tensors that are active here, None where there are none or nobody can tell."""
+    return None if _top_hooks is None else _top_hooks(False)
+
+
 def attach(tensor: Tensor, recipe: Recipe) -> None:
     """From now on, and as long as it is not changed, ``tensor`` need not be kept."""
-    if _outer_hooks is not None:
+    if _top_hooks is not None:
         recipe.version = tensor._version
         setattr(tensor, _ATTRIBUTE, recipe)
 
@@ -61,8 +66,7 @@ def remembering(*operands: Tensor | None) -> AbstractContextManager[Any]:
     """Inside, operations that save one of ``operands`` save its recipe where it has one."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not any(map(recipe_of, operands)):
         return _NOTHING
-    assert _outer_hooks is not None
-    hooks = _outer_hooks(False)
+    hooks = outer_hooks()
     return torch.autograd.graph.saved_tensors_hooks(*(_chained(hooks) if hooks else (_pack, _unpack)))
 
 

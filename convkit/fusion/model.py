@@ -14,9 +14,20 @@ from torch import nn
 
 from convkit.conversion import ConversionReport, LayerReport
 from convkit.fusion.patterns import Pattern, Search
+from convkit.fusion.reading import Readings
 from convkit.fusion.source import rewrite
 from convkit.fusion.tracing import Untraceable, is_leaf, trace
-from convkit.fusion.units import Chain, FusedForward, Unit, ends_module, fused_chains, give_forward, is_fused, restore
+from convkit.fusion.units import (
+    Chain,
+    FusedForward,
+    Unit,
+    chain_of,
+    ends_module,
+    give_forward,
+    is_fused,
+    restore,
+    running_chains,
+)
 from convkit.nn.fused import CONVOLUTIONS, FusedLayer
 from convkit.problem import ACTIVATIONS
 
@@ -95,9 +106,10 @@ class _Walk:
         self._reasons: dict[nn.Module, str] = {}
         self._seen: set[nn.Module] = set()
         for module in model.modules():
-            if is_fused(module):
-                for chain in fused_chains(module):
-                    self._reasons[chain.layer] = "already fused"
+            for chain in (running := running_chains(module)):
+                self._reasons[chain.layer] = "already fused"
+            if not running:  # a copy by pickle, or another forward took the fused one's place
+                restore(module)
 
     def visit(self, module: nn.Module) -> list[Unit]:
         """Fuses what lies inside ``module``; the units that wait for what is around it."""
@@ -167,13 +179,14 @@ class _Walk:
         self._reasons.update(found.reasons)
         if found.patterns:
             programs = {(mode, gradients): code for mode in (True, False) for gradients, code in found.codes.items()}
-            give_forward(module, FusedForward(module, None, programs), found.chains)
+            readings = Readings({module: found.asked}, [module])
+            give_forward(module, FusedForward(module, programs, readings), found.chains)
             for chain, with_addition in found.patterns:
                 self._note(chain, with_addition)
 
     def install(self, unit: Unit) -> None:
         for p in unit.patterns:
-            self._note(Chain(*p[2:6]), p.addition is not None)
+            self._note(chain_of(p), p.addition is not None)
         unit.install()
 
     def _note(self, chain: Chain, addition: bool) -> None:

@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from convkit.functional.fused import ALPHAS, activation_number
+from convkit.fusion.standin import ADD_IN_PLACE
 from convkit.fusion.tracing import is_leaf
 from convkit.nn.fused import CONVOLUTIONS, NORMS, base, hooked
 
@@ -41,7 +42,8 @@ _FUNCTIONS: dict[Any, str] = {
 #: What torch.nn calls the parameter of an activation that has one.
 _PARAMETERS = {"leaky_relu": "negative_slope", "elu": "alpha"}
 _METHODS = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"}
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_ADDITIONS = (operator.add, operator.iadd, torch.add, ADD_IN_PLACE)
+_IN_PLACE = (operator.iadd, "add_", ADD_IN_PLACE)
 
 
 class Pattern(NamedTuple):
@@ -66,6 +68,11 @@ class Pattern(NamedTuple):
             return None
         before = self.nodes[self.nodes.index(self.addition) - 1]
         return next(a for a in self.addition.args if a is not before)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the addition writes where the layers' result is."""
+        return self.addition is not None and self.addition.target in _IN_PLACE
 
     @property
     def open(self) -> bool:
@@ -168,8 +175,7 @@ class Search:
         other = b if a is node else a
         if not isinstance(other, fx.Node) or other is node:
             return False
-        in_place = addition.target in (operator.iadd, "add_")
-        if in_place and a is not node:  # the other operand is changed
+        if addition.target in _IN_PLACE and a is not node:  # the other operand is changed
             return False
         later = self._order[self._position[addition] + 1 :]
         if any(other in n.all_input_nodes and self._writes(n) for n in later):  # it is kept for backward

@@ -50,6 +50,7 @@ class _Activation(NamedTuple):
 
 class _Add(NamedTuple):
     operand: ast.Name
+    in_place: ast.AugAssign | None = None  # the statement, where it is one
 
 
 class _Chained(NamedTuple):
@@ -64,11 +65,12 @@ class Rewritten(NamedTuple):
     chains: Chains
     patterns: list[tuple[Chain, bool]]  # and whether an addition is part of it
     reasons: dict[nn.Module, str]
+    asked: set[str]  # the attributes that were compared with None
 
 
 def rewrite(module: nn.Module, shared: frozenset[nn.Module]) -> Rewritten:
     """The forward of ``module`` with its patterns fused, as far as its text shows them."""
-    result = Rewritten({}, Chains(), [], {})
+    result = Rewritten({}, Chains(), [], {}, set())
     function: Any = type(module).forward
     if getattr(function, "__closure__", None) or not hasattr(function, "__globals__"):
         return result
@@ -81,8 +83,10 @@ def rewrite(module: nn.Module, shared: frozenset[nn.Module]) -> Rewritten:
         not isinstance(definition, ast.FunctionDef)
         or definition.decorator_list
         or definition.args.args[0].arg != "self"
+        or any(map(_private, ast.walk(definition)))
     ):
         return result
+    _drop_defaults(definition)
     for gradients in (True, False):
         result.patterns.clear()
         changed = copy.deepcopy(tree)
@@ -90,8 +94,30 @@ def rewrite(module: nn.Module, shared: frozenset[nn.Module]) -> Rewritten:
         found: dict[str, Any] = {}
         if result.patterns:
             exec(compile(ast.fix_missing_locations(changed), "<convkit.fuse>", "exec"), function.__globals__, found)
-        result.codes[gradients] = found.get(definition.name)
+        result.codes[gradients] = code = found.get(definition.name)
+        if code is not None:
+            code.__defaults__, code.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     return result
+
+
+def _private(node: ast.AST) -> bool:
+    """Whether a name is in it that Python writes otherwise inside of a class."""
+    names = (getattr(node, field, None) for field in ("id", "attr", "arg", "name"))
+    return any(isinstance(n, str) and n.startswith("__") and not n.endswith("__") for n in names)
+
+
+def _drop_defaults(definition: ast.FunctionDef) -> None:
+    """Takes away what would be evaluated outside of the class, which may define it; defaults are copied later.
+
+    None stands for them: those of arguments with one are the last, and keywords without one stay without.
+    """
+    arguments = definition.args
+    arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
+    arguments.kw_defaults = [d and ast.Constant(None) for d in arguments.kw_defaults]
+    definition.returns = None
+    for node in ast.walk(arguments):
+        if isinstance(node, ast.arg):
+            node.annotation = None
 
 
 class _Rewriter(ast.NodeTransformer):
@@ -130,7 +156,7 @@ class _Rewriter(ast.NodeTransformer):
 
         def finish() -> None:
             fused = None if run is None else self._fuse(run)
-            result.extend(pending if fused is None else [fused])
+            result.extend(pending if fused is None else fused)
             pending.clear()
 
         for statement in statements:
@@ -141,6 +167,7 @@ class _Rewriter(ast.NodeTransformer):
                 and isinstance(parsed.start, ast.Name)
                 and parsed.start.id == run.target
                 and parsed.target in (run.target, _RESULT)
+                and not any(isinstance(o, _Add) and o.operand.id == run.target for o in parsed.operations)
             )
             if follows and run is not None and parsed is not None:
                 run = _Run(run.start, run.operations + parsed.operations, parsed.target)
@@ -157,6 +184,7 @@ class _Rewriter(ast.NodeTransformer):
             name = _not_none(statement.test)
             if inner is None or name is None or inner.target == _RESULT:
                 return None
+            self._result.asked.add(name)
             if getattr(self._module, name, None) is not None:
                 return inner
             return _Run(ast.Name(inner.target, ast.Load()), [], inner.target)
@@ -174,7 +202,7 @@ class _Rewriter(ast.NodeTransformer):
             and statement.value.id != statement.target.id
         ):
             name = statement.target.id
-            return _Run(ast.Name(name, ast.Load()), [_Add(statement.value)], name)
+            return _Run(ast.Name(name, ast.Load()), [_Add(statement.value, statement)], name)
         return None
 
     def _expression(self, e: ast.expr, target: str) -> tuple[ast.expr, list[Any]]:
@@ -207,8 +235,8 @@ class _Rewriter(ast.NodeTransformer):
         except (KeyError, AttributeError, ValueError, TypeError):
             return None
 
-    def _fuse(self, run: _Run) -> ast.stmt | None:
-        """One statement for a run, if any of it is a pattern."""
+    def _fuse(self, run: _Run) -> list[ast.stmt] | None:
+        """One statement for a run, if any of it is a pattern; more where something else is written in place."""
         operations: list[Any] = []
         rest = list(run.operations)
         before = len(self._result.patterns)
@@ -223,10 +251,19 @@ class _Rewriter(ast.NodeTransformer):
                 operations.append(rest.pop(0))
         if len(self._result.patterns) == before:
             return None
-        value = run.start
+        value, statements = run.start, list[ast.stmt]()
         for operation in operations:
-            value = _applied(operation, value)
-        return ast.Return(value) if run.target == _RESULT else ast.Assign([ast.Name(run.target, ast.Store())], value)
+            if isinstance(operation, _Add) and operation.in_place is not None:
+                assert isinstance(operation.in_place.target, ast.Name)
+                name = operation.in_place.target.id
+                if not isinstance(value, ast.Name):
+                    statements.append(ast.Assign([ast.Name(name, ast.Store())], value))
+                statements.append(operation.in_place)
+                value = ast.Name(name, ast.Load())
+            else:
+                value = _applied(operation, value)
+        last = ast.Return(value) if run.target == _RESULT else ast.Assign([ast.Name(run.target, ast.Store())], value)
+        return [*statements, last]
 
     def _pattern(self, operations: list[Any]) -> int:
         """How many of the first operations are a pattern, which becomes a chain; 0 for none."""
@@ -236,7 +273,9 @@ class _Rewriter(ast.NodeTransformer):
         if not isinstance(conv, nn.Module) or (bn is None and not self._stands_alone(conv)):
             return 0
         taken = layers = 1 if bn is None else 2
+        in_place = False
         if len(operations) > taken and isinstance(operations[taken], _Add):
+            in_place = operations[taken].in_place is not None
             taken += 1
         act, form = None, (0, 0.0)
         if len(operations) > taken:
@@ -247,7 +286,7 @@ class _Rewriter(ast.NodeTransformer):
                 act, form, taken = module, known, taken + 1
         if bn is None and taken == 1:
             return 0
-        chain = Chain(conv, bn, act, form)
+        chain = Chain(conv, bn, act, form, in_place)
         reason = module_refusal(conv, bn, self._module.training)
         repeated = [o.name for o in operations[:layers] if self._calls[o.name] > 1]
         if reason is None and (repeated or conv in self._shared or bn in self._shared):
@@ -295,7 +334,7 @@ def _applied(operation: Any, value: ast.expr) -> ast.expr:
             again = copy.copy(written)
             again.args = [value, *written.args[1:]]
             return again
-        case _Add(operand):
+        case _Add(operand, _):
             return ast.BinOp(value, ast.Add(), operand)
         case _:
             chains = ast.Attribute(own, CHAINS, ast.Load())

@@ -3,39 +3,108 @@
 torch.fx runs forward once with stand-ins for tensors. What does not depend on them is fixed in the graph: the branch
 taken, a number drawn. So a graph is only believed if
 - forward's required arguments are tensors; optional ones keep their defaults (the caller looks at both),
-- nothing on the way asks for, or changes, what a graph cannot hold: gradient and autocast modes, random numbers of
-  Python, the type of a tensor, checkpointing, output (all code that the modules and their helpers can reach is
-  searched for these names),
-- no attribute of a module changed meanwhile, hooks included, and no tensor was made of nothing,
+- nothing is computed on the way but of stand-ins: no tensor is drawn, made or asked for its values, dtype or device,
+  and no random number of Python or NumPy is drawn,
+- every operation stands in the modes of gradients, autocast and saved tensors that forward was called in,
+- no attribute of a module changed meanwhile, hooks included, and what was read of modules can be compared at each
+  call (``reading``),
+- nothing asks for what a stand-in answers differently, or prints (all code that the modules and their helpers can
+  reach is searched for these names),
 - the graph is drawn in training and in evaluation mode, if these differ.
+Not seen are values of global variables, the clock, files.
 """
 
 from __future__ import annotations
 
 import inspect
+import random
+import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from convkit.autograd.recipe import outer_hooks
+from convkit.fusion.reading import Readings, Unnoticed, noted
+from convkit.fusion.standin import StandIn
 from convkit.nn.fused import hooked
 
-_UNTRACED = frozenset(
+#: Questions that a stand-in answers differently, or that have one answer in a graph.
+_QUESTIONS = frozenset(
     (
-        *("no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled"),
-        *("autocast", "is_autocast_enabled", "is_compiling", "is_tracing"),
-        *("checkpoint", "checkpoint_sequential", "random", "print", "isinstance", "is_tensor"),
+        *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "is_compiling", "is_tracing"),
+        *("isinstance", "type", "is_tensor", "print"),
     )
 )
-
-
+#: What must not be done or asked on the way, of tensors that are no stand-ins too.
+_FUNCTIONS: dict[Any, str] = {
+    torch._C._set_grad_enabled: "the mode of gradients is changed",
+    Tensor.dtype.__get__: "a tensor is asked for its dtype",  # type: ignore[attr-defined]
+    Tensor.device.__get__: "a tensor is asked for its device",  # type: ignore[attr-defined]
+}
 _CONTAINERS = (nn.Module, nn.Sequential)
 
 
 class Untraceable(Exception):
     """Why there is no graph."""
+
+
+class _Watch(TorchFunctionMode):
+    """Lets no function through that a graph cannot hold, wherever it is called."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _FUNCTIONS:
+            self._tracer.refuse(_FUNCTIONS[function])
+        return function(*args, **(kwargs or {}))
+
+
+class _NothingComputed(TorchDispatchMode):
+    """Stand-ins are never computed with: what comes here would be a constant of the graph."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._tracer.refuse(f"{function} computes with something else than what forward is given")
+
+
+def _modes() -> tuple[Any, ...]:
+    """Those that operations run in. The depth tells of an autocast region that changes nothing now."""
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return torch.is_inference_mode_enabled(), depth, outer_hooks()
+
+
+class _Generators:
+    """The states of the global random number generators."""
+
+    def __init__(self) -> None:
+        self._python, self._torch = random.getstate(), torch.get_rng_state()
+        self._numpy: Any = sys.modules.get("numpy")  # who has not imported it draws nothing from it
+        self._state = self._numpy and self._numpy.random.get_state()
+
+    def put_back(self) -> bool:
+        """Whether one had changed."""
+        now = _Generators()
+        random.setstate(self._python)
+        torch.set_rng_state(self._torch)
+        if self._numpy:
+            self._numpy.random.set_state(self._state)
+        same = self._python == now._python and torch.equal(self._torch, now._torch)
+        return not same or (self._numpy and _plain(self._state) != _plain(now._state))
+
+
+def _plain(state: Any) -> list[Any]:
+    return [part.tobytes() if hasattr(part, "tobytes") else part for part in state]
 
 
 class _Tracer(fx.Tracer):
@@ -45,15 +114,27 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._closed = closed
         self._scopes = [""]
+        self._modes = _modes()
         self.inlined: dict[nn.Module, None] = {}
         self.unfit: list[nn.Module] = []
+        self.refusals: list[str] = []
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Remembers the reason as well, since forward may catch the error."""
+        self.refusals.append(reason)
+        raise Untraceable(reason)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self._closed or is_leaf(m)
 
+    def proxy(self, node: fx.Node) -> StandIn:
+        return StandIn(node, self)
+
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor) and not any(a is known for known in self._known):
-            raise Untraceable("a tensor that forward makes of nothing")
+            self.refuse("a tensor that forward makes of nothing")
+        if isinstance(a, (dict, list)) and type(a) not in (dict, list):  # the graph would make a plain one
+            self.refuse(f"a {type(a).__name__} is made")
         return super().create_arg(a)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -62,6 +143,8 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, *(self.create_proxy("placeholder", n, (), {}) for n in required(self.root))]
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _modes() != self._modes:
+            self.refuse("a mode of autocast, inference or saved tensors is changed")
         node = super().create_node(*args, **kwargs)
         node.meta["scope"] = self._scopes[-1]
         return node
@@ -70,7 +153,7 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             fits = getattr(vars(m).get("forward"), "fits", None)
-            if fits is not None and not fits(args, kwargs):
+            if fits is not None and not fits(args, kwargs, (Tensor, fx.Proxy)):
                 self.unfit.append(m)
             return self.create_proxy("call_module", path, args, kwargs)
         self.inlined[m] = None
@@ -102,6 +185,7 @@ class Trace(NamedTuple):
 
     graphs: dict[bool, fx.Graph]  # by training mode; one object, where they are alike
     inlined: list[nn.Module]  # the modules looked into
+    readings: Readings  # what the graphs hold of modules
     unfit: list[nn.Module]  # fused modules that are called in a way that their new forward does not take
 
     @property
@@ -117,32 +201,42 @@ def trace(module: nn.Module, closed: frozenset[nn.Module] = frozenset()) -> Trac
     if not required(module):
         raise Untraceable("its forward requires no argument")
     modules = [m for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    before = [_state(m) for m in modules]
+    before, generators = [_state(m) for m in modules], _Generators()
+    tracers = {mode: _Tracer(closed) for mode in (True, False)}
     graphs: dict[bool, fx.Graph] = {}
-    inlined: dict[nn.Module, None] = {}
-    unfit: list[nn.Module] = []
     try:
-        for mode in (True, False):
-            for m in modules:
-                if not is_leaf(m):
+        with noted() as reads:
+            for mode, tracer in tracers.items():
+                for m in modules:
                     vars(m)["training"] = mode
-            tracer = _Tracer(closed)
-            graphs[mode] = tracer.trace(module)
-            _drop_identities(graphs[mode], module, tracer.inlined)
-            inlined.update(tracer.inlined)
-            unfit += tracer.unfit
+                with _NothingComputed(tracer), _Watch(tracer):
+                    graphs[mode] = tracer.trace(module)
+                _drop_identities(graphs[mode], module, tracer.inlined)
+    except Untraceable:
+        raise
     except Exception as error:
         raise Untraceable(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from None
     finally:
         changed = [m for m, state in zip(modules, before) if not _restore(m, state)]
+        drawn = generators.put_back()
     if changed:
         raise Untraceable(f"{type(changed[0]).__name__} changes its own attributes")
-    for m in inlined:
-        if (name := _untraced_name(m)) is not None:
+    if drawn:
+        raise Untraceable("random numbers are drawn")
+    for tracer in tracers.values():
+        for reason in tracer.refusals:
+            raise Untraceable(reason)
+    inlined = list(tracers[True].inlined | tracers[False].inlined)
+    try:
+        readings = Readings(reads, inlined)
+    except Unnoticed as error:
+        raise Untraceable(str(error)) from None
+    for m in dict.fromkeys([*inlined, *readings.ran]):
+        if (name := _question(m)) is not None:
             raise Untraceable(f"{type(m).__name__} uses {name!r}")
     if graphs[True].python_code("self").src == graphs[False].python_code("self").src:
         graphs[False] = graphs[True]
-    return Trace(graphs, list(inlined), unfit)
+    return Trace(graphs, inlined, readings, tracers[True].unfit + tracers[False].unfit)
 
 
 def _drop_identities(graph: fx.Graph, root: nn.Module, inlined: dict[nn.Module, None]) -> None:
@@ -188,7 +282,7 @@ def _parts(container: Any) -> list[int]:
     return parts + [id(part) for part in container.values()] if isinstance(container, dict) else parts
 
 
-def _untraced_name(module: nn.Module) -> str | None:
+def _question(module: nn.Module) -> str | None:
     """A name in the code that a module can reach, of its classes and its own functions, which a graph cannot hold."""
     seen: set[CodeType] = set()
     classes = [c for c in type(module).__mro__ if not c.__module__.startswith("torch.nn.") and c is not object]
@@ -197,7 +291,7 @@ def _untraced_name(module: nn.Module) -> str | None:
             function = getattr(member, "__func__", member)
             if isinstance(function, FunctionType) and function.__name__ not in ("__init__", "__repr__", "extra_repr"):
                 for name in _names(function.__code__, function.__globals__, seen):
-                    if name in _UNTRACED:
+                    if name in _QUESTIONS:
                         return name
     return None
 

@@ -2,12 +2,14 @@
 
 No module, parameter, buffer or name changes. The new forward runs the code of the rewritten graph, in which each
 pattern is a call of a :class:`Chain`; and as soon as anything is not as it was when the graph was drawn (another
-argument, a hook, an exchanged submodule), it runs the forward of the module's class, on the modules as they are.
+argument, a hook, an exchanged submodule, an attribute), it runs the forward of the module's class, on the modules as
+they are.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -15,21 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from convkit.autograd.activations import activate
+from convkit.functional.dtypes import autocast_dtype
 from convkit.fusion.patterns import Pattern, Search, module_activation
+from convkit.fusion.reading import Readings
 from convkit.fusion.tracing import Trace, required
 from convkit.nn.fused import conv_act, conv_norm_act, hooked, watched
 
 #: The instance attributes of a fused module.
-FORWARD, CHAINS = "forward", "_convkit_chains"
+FORWARD, CHAINS, REPLICATE = "forward", "_convkit_chains", "_replicate_for_data_parallel"
 
 
 class Chain:
     """Calls layers one behind the other as one operation, or one by one where hooks ask for it."""
 
     def __init__(
-        self, conv: nn.Module, bn: nn.Module | None, act: nn.Module | None, activation: tuple[int, float]
+        self,
+        conv: nn.Module,
+        bn: nn.Module | None,
+        act: nn.Module | None,
+        activation: tuple[int, float],
+        in_place: bool = False,
     ) -> None:
+        """``in_place``: what is added is added in place, so that the sum has the layers' dtype."""
         self.conv, self.bn, self.act, self.activation = conv, bn, act, activation
+        self.in_place = in_place
 
     @property
     def layer(self) -> nn.Module:
@@ -46,6 +58,10 @@ class Chain:
         return self._run(x, residual, activation)
 
     def _run(self, x: Tensor, residual: Any, activation: tuple[int, float]) -> Tensor:
+        if self.in_place and isinstance(residual, Tensor) and residual.dtype is not (autocast_dtype(x) or x.dtype):
+            y = self._run(x, None, (0, 0.0))
+            y += residual
+            return activate(y, *activation)
         if self.bn is None:
             return conv_act(self.conv, x, residual, activation)
         return conv_norm_act(self.conv, self.bn, x, residual, activation)
@@ -71,36 +87,36 @@ Programs = dict[tuple[bool, bool], Callable[..., Any] | None]
 class FusedForward:
     """What is called in place of a module's forward. A pickled copy calls the forward of its class."""
 
-    def __init__(self, module: nn.Module, trace: Trace | None, programs: Programs) -> None:
-        """Without a trace the program is the module's own code, which takes any arguments."""
+    def __init__(self, module: nn.Module, programs: Programs, made_of: Trace | Readings) -> None:
+        """Without a trace the programs are the module's own code, which takes any arguments."""
         self.module, self.programs = module, programs
+        trace = made_of if isinstance(made_of, Trace) else None
         self.by_mode = trace is not None and trace.by_mode
-        self.inlined = [module] if trace is None else trace.inlined
+        self.called = [] if trace is None else [m for m in trace.inlined if m is not module]
         self.arguments = None if trace is None else len(required(module))
-        self.children = [tuple(m._modules.values()) for m in self.inlined]
+        self.readings: Readings = made_of.readings if isinstance(made_of, Trace) else made_of
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        program = self._program(args, kwargs)
+        program = self.program(args, kwargs)
         if program is None:
             return type(self.module).forward(self.module, *args, **kwargs)
         return program(self.module, *args, **kwargs)
 
-    def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any], kinds: tuple[type, ...] = (Tensor,)) -> bool:
         """Whether a call gives what a graph stands for: its required arguments, and tensors."""
-        if self.arguments is None:
-            return True
-        return not kwargs and len(args) == self.arguments and all(isinstance(a, (Tensor, fx.Proxy)) for a in args)
+        if self.arguments is None:  # torch.fx's stand-ins for tensors have no sizes, which chains ask for
+            return fx.Proxy in kinds or not any(isinstance(a, fx.Proxy) for a in args)
+        return not kwargs and len(args) == self.arguments and all(isinstance(a, kinds) for a in args)
 
-    def _program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
-        if not self.fits(args, kwargs):
+    def program(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+        """What such a call runs as things are; None: the forward of the module's class."""
+        if not self.programs or not self.fits(args, kwargs):
             return None
         training = self.module.training
-        if not torch.compiler.is_compiling():
-            if watched() or any(hooked(m) for m in self.inlined[1:]):
-                return None
-            for m, children in zip(self.inlined, self.children):
-                if tuple(m._modules.values()) != children or (self.by_mode and m.training != training):
-                    return None
+        if watched() or any(map(hooked, self.called)):
+            return None
+        if not self.readings.unchanged(training if self.by_mode else None):
+            return None
         return self.programs.get((training, torch.is_grad_enabled()))
 
     @property
@@ -118,7 +134,7 @@ class FusedForward:
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "programs": {}}
+        return {**vars(self), "programs": {}, "readings": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FusedForward:
         other = object.__new__(type(self))
@@ -154,19 +170,31 @@ class Unit:
                 programs[mode, False] = _rewritten(graph, alone, chains) or programs[mode, True]
             else:
                 programs.update({(mode, gradients): programs[True, gradients] for gradients in (True, False)})
-        give_forward(self.module, FusedForward(self.module, self._trace, programs), chains)
+        give_forward(self.module, FusedForward(self.module, programs, self._trace), chains)
 
 
 def give_forward(module: nn.Module, forward: FusedForward, chains: Chains) -> None:
     """Puts a forward, and the chains that its code names, on the object."""
-    vars(module)[CHAINS] = chains
-    vars(module)[FORWARD] = forward
+    vars(module).update({FORWARD: forward, CHAINS: chains, REPLICATE: functools.partial(_replica, module)})
+
+
+def _replica(module: nn.Module) -> nn.Module:
+    """What DataParallel runs on another device: with layers of its own, and so with its class's forward."""
+    replica: nn.Module = getattr(type(module), REPLICATE)(module)
+    for name in (FORWARD, CHAINS, REPLICATE):
+        vars(replica).pop(name, None)
+    return replica
+
+
+def chain_of(pattern: Pattern) -> Chain:
+    """The layers of a pattern, to be called."""
+    return Chain(pattern.conv, pattern.bn, pattern.act, pattern.activation, pattern.in_place)
 
 
 def _rewritten(graph: fx.Graph, patterns: list[Pattern], chains: Chains) -> Callable[..., Any] | None:
     """The code of a graph after ``patterns`` became calls of chains in it; None where there are none."""
     for pattern in patterns:
-        _rewrite(graph, pattern, f"{CHAINS}.{chains.name(Chain(*pattern[2:6]))}")
+        _rewrite(graph, pattern, f"{CHAINS}.{chains.name(chain_of(pattern))}")
     return _compiled(graph) if patterns else None
 
 
@@ -189,6 +217,11 @@ def _compiled(graph: fx.Graph) -> Callable[..., Any]:
     return program
 
 
+def running_chains(module: nn.Module) -> list[Chain]:
+    """The chains that a fused module runs; a copy by pickle has some, and runs none."""
+    return list(vars(vars(module)[CHAINS]).values()) if is_fused(module) and vars(module)[FORWARD].programs else []
+
+
 def is_fused(module: nn.Module) -> bool:
     """Whether the forward of a module is one of these."""
     return isinstance(vars(module).get(FORWARD), FusedForward)
@@ -199,15 +232,11 @@ def ends_module(pattern: Pattern) -> bool:
     return pattern.open and any(user.op == "output" for user in pattern.nodes[-1].users)
 
 
-def fused_chains(module: nn.Module) -> list[Chain]:
-    """The chains of a fused module."""
-    return list(vars(vars(module)[CHAINS]).values())
-
-
 def restore(module: nn.Module) -> list[Chain]:
-    """Takes the forward away again; the chains that it had, none where it had none."""
-    if not is_fused(module):
+    """Takes the forward away again, but not one that took its place; the chains that it had, none where it had none."""
+    chains = vars(module).get(CHAINS)
+    if chains is None:
         return []
-    chains = fused_chains(module)
-    del vars(module)[FORWARD], vars(module)[CHAINS]
-    return chains
+    for name in (CHAINS, REPLICATE, *((FORWARD,) if is_fused(module) else ())):
+        del vars(module)[name]
+    return list(vars(chains).values())
