@@ -240,6 +240,13 @@ def test_one_value_per_channel() -> None:
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
 
 
+def test_a_call_that_the_convolution_refuses_counts_no_batch() -> None:
+    for layer in pair():
+        with pytest.raises(RuntimeError, match="to have 3 channels"):
+            layer(torch.randn(2, 5, 6, 6).double())
+        assert layer.bn.num_batches_tracked == 0
+
+
 def test_mixed_dtypes() -> None:
     torch.manual_seed(0)
     layer, theirs = (m.float() for m in pair())

@@ -102,12 +102,12 @@ def conv_norm_act(
             )
         y = bn(conv(x))
         return activate(y if residual is None else y + residual, *activation)
+    prepared = _prepare(conv, x)  # raises before the batch is counted, as the convolution does
     training = bn.training or (bn.running_mean is None and bn.running_var is None)
     momentum = _momentum(bn)
     keeps = not bn.training or bn.track_running_stats
     mean, var = (bn.running_mean, bn.running_var) if keeps else (None, None)
     norm = BatchNorm(mean, var, bn.weight, bn.bias, training, momentum, bn.eps, group)
-    prepared = _prepare(conv, x)
     return conv_bn_act(prepared, conv.transposed, norm, residual, activation, _backend(conv))
 
 
