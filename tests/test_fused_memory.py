@@ -144,3 +144,13 @@ def test_plain_layers_keep_recipes_too() -> None:
     assert kept_bytes(ours, x) < 0.75 * kept_bytes(theirs.double(), x)
     for got, want in zip(gradients(ours, ours, order=2), gradients(theirs, theirs, order=2)):
         torch.testing.assert_close(got, want)
+
+
+def test_forbidden_hooks_are_not_used() -> None:
+    ours, theirs = chain(2)
+    x, results = leaf(2, 4, 6, 6), []
+    for m in (ours, theirs):
+        with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
+            results.append(torch.autograd.grad(m(x).sin().sum(), [x, *m.parameters()]))
+    for got, want in zip(*results):
+        torch.testing.assert_close(got, want)

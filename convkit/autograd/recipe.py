@@ -6,9 +6,10 @@ layers only the y remain. The means is what PyTorch has for saved tensors: a pai
 convolution saves its operands. PyTorch gives what such a hook returns the place of z in the graph, so derivatives of
 higher order need nothing more.
 
-A recipe holds while z is what it was: an operation in place makes it void, and z is kept as usual. Copies, by
-pickle or deepcopy, have none. Hooks that are active outside (they move tensors to another memory, count or
-recompute them) are given y.
+A recipe holds while z is what it was: an operation in place makes it void, and z is kept as usual. Only through
+z.data can z change unseen, as autograd does not see it either: backward then computes with z as it was made. Copies,
+by pickle or deepcopy, have no recipe. Hooks that are active outside (they move tensors to another memory, count or
+recompute them) are given y; where hooks are forbidden, z is kept.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ class Recipe:
         return type(None), ()  # a copy of a tensor takes its attributes along: of this, None
 
 
+# The message of torch.autograd.graph.disable_saved_tensors_hooks where it is active.
+_forbidden: Callable[[], str | None] = getattr(
+    torch._C._autograd, "_saved_tensors_hooks_get_disabled_error_message", lambda: None
+)
+
+
 def outer_hooks() -> Hooks | None:
     """The hooks on saved tensors that are active here, None where there are none or nobody can tell."""
     return None if _top_hooks is None else _top_hooks(False)
@@ -65,6 +72,8 @@ _NOTHING: AbstractContextManager[Any] = nullcontext()
 def remembering(*operands: Tensor | None) -> AbstractContextManager[Any]:
     """Inside, operations that save one of ``operands`` save its recipe where it has one."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not any(map(recipe_of, operands)):
+        return _NOTHING
+    if _forbidden() is not None:
         return _NOTHING
     hooks = outer_hooks()
     return torch.autograd.graph.saved_tensors_hooks(*(_chained(hooks) if hooks else (_pack, _unpack)))
