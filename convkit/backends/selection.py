@@ -40,7 +40,8 @@ class Request(NamedTuple):
 
 _context: ContextVar[Request | None] = ContextVar("convkit_backend", default=None)
 # The request of the context entered or left last. A compiled graph guards on it (a ContextVar cannot be guarded
-# on), so that a graph traced under one choice is traced anew under another.
+# on), so that a graph traced under one choice is traced anew under another. It is the process's, not a thread's:
+# code that is compiled while another thread is in a context may run later with what was chosen for the other.
 _latest: Request | None = None
 # Told of every choice before it is made, with what it is made for.
 Listener = Callable[[str, Tensor, "Tensor | None", Any, "Request | None"], None]
@@ -75,7 +76,8 @@ class backend(ContextDecorator):
 
     ``with convkit.backend("reference"): ...`` runs the block's operations there or raises RuntimeError with the
     reason. ``backend(None)`` returns to the automatic choice. ``algorithm`` names one algorithm of the backend.
-    The choice is local to the thread or asyncio task. A backward pass uses its forward pass's backend.
+    The choice is local to the thread or asyncio task. A backward pass uses its forward pass's backend. Compiled code
+    is guarded by the choice that the process made last: threads must not run it under different choices at once.
     """
 
     def __init__(self, name: str | None, *, algorithm: str | None = None) -> None:

@@ -45,10 +45,10 @@ class Measured(Backend):
 
     name = "measured"
 
-    def __init__(self, timer: Timer, device: torch.device) -> None:
+    def __init__(self, timer: Timer) -> None:
         self.seconds = dict.fromkeys(CANDIDATES, 0.0)
         self.refusals: dict[str, str] = {}
-        self._timer, self._device = timer, device
+        self._timer = timer
 
     def supports(self, op: str, dtype: torch.dtype, device: torch.device, spec: ConvSpec | PoolSpec | None) -> None:
         return None
@@ -116,7 +116,7 @@ def tune(function: Callable[..., Any], *args: Any, timer: Timer | None = None, *
         known = any(problem == p and x.device == d for p, d, _ in choices)
         if x.device.type != machine.device_type() or known or problem in tuned.winners(x.device).seconds:
             return None
-        measured = Measured(timer, x.device)
+        measured = Measured(timer)
         choices.append((problem, x.device, measured))
         return measured
 
