@@ -65,7 +65,14 @@ def fuse(model: nn.Module) -> FusionReport:
 
     Left alone, with the reason in the report: what is used elsewhere too, shared or reused modules, hooks,
     parametrizations, subclasses whose call does more, batch norms in another mode than the module around them,
-    modules that do not trace.
+    modules that do not trace: theirs is what draws random numbers, reads a tensor's values, switches gradients or
+    autocast, or reads an object of the module's that may change in itself.
+    Changes afterwards are noticed at the next call, which then runs the module as it is written: hooks, exchanged
+    layers, modes, attributes that forward read. Not noticed: what forward reads elsewhere, of variables that are global
+    or of a closure, the clock, files.
+    Limits: an operand that is added is kept for backward, so that changing it in place before raises RuntimeError,
+    where the layers themselves may not need it. Replicas of torch.nn.DataParallel and copies by pickle run unfused
+    (``fuse`` the latter again); a shallow copy (copy.copy) runs the original. ``unfuse`` before torch.jit.script.
     ``unfuse`` restores. TypeError unless ``model`` is a module.
     """
     if not isinstance(model, nn.Module):
@@ -77,7 +84,7 @@ def fuse(model: nn.Module) -> FusionReport:
 
 
 def unfuse(model: nn.Module) -> FusionReport:
-    """Undoes :func:`fuse`, exactly."""
+    """Undoes :func:`fuse`, exactly; a forward put on a module since then stays. TypeError as there."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     names = {m: name for name, m in model.named_modules()}
