@@ -158,6 +158,12 @@ def test_what_a_call_finds_out_is_not_fixed(case: str) -> None:
     assert_same(model, twin, images(2, 3, 5, 5))
 
 
+def test_a_dtype_is_no_question() -> None:
+    """``x.type(...)`` converts; only the built-in function asks."""
+    model = of(lambda m, x: m.pattern(x.type(torch.float32)))
+    assert len(convkit.fuse(model).fused) == 1
+
+
 class Outer(nn.Module):
     """Calls methods of a module that it does not call."""
 

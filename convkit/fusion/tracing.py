@@ -16,6 +16,7 @@ Not seen are values of global variables, the clock, files.
 
 from __future__ import annotations
 
+import dis
 import inspect
 import random
 import sys
@@ -301,7 +302,10 @@ def _names(code: CodeType, scope: dict[str, Any], seen: set[CodeType]) -> Iterat
     if code in seen:
         return
     seen.add(code)
-    yield from code.co_names
+    for step in dis.get_instructions(code):
+        # An attribute of the name type is no question: x.type(...) converts.
+        if step.opname == "LOAD_GLOBAL" or (step.opcode in dis.hasname and step.argval != "type"):
+            yield step.argval
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant, scope, seen)
