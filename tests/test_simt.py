@@ -205,6 +205,62 @@ def test_simt_ties_and_nan_in_windows_that_share_rows(channels_last: bool, simt:
             check(average.replace(x=average.arguments["x"].clamp(-9, 9)), simt, reference)
 
 
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (3, 2), ((1, 3), 1), (17, 3)], ids=str)
+def test_simt_windows_of_minus_infinity_choose_an_element(
+    kernel: int | tuple[int, int], stride: int, channels_last: bool, channels: int, simt: Simt, reference: Backend
+) -> None:
+    """Of nothing but -inf the first element counts, and not the padding before it, which is no element."""
+    case = PoolCase("", "", (2, channels, 20, 19), kernel, stride, (0, 1) if kernel == (1, 3) else 1)
+    x = torch.full(case.input, -INF)
+    x[..., 9:, 9:] = 1.0
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    for ours, right in zip(*(b.max_pool(x, case.spec, True, channels_last) for b in (simt, reference))):
+        assert torch.equal(ours, right)
+
+
+LARGE = (
+    *(PoolCase("", "", (2, 40, 21, 19), 17, 2, 8), PoolCase("", "", (1, 3, 20, 33), (16, 17), 1, 0)),
+    PoolCase("", "", (1, 2, 140, 5), (130, 2), 1, (0, 3), dilation=(1, 10)),
+    *(PoolCase("", "", (2, 5, 700), 300, 150, 7, dilation=2), PoolCase("", "", (1, 16, 9, 9, 9), 7, 1, 3)),
+    PoolCase("", "", (3, 20, 40, 30), 23, 20, 11, ceil_mode=True),
+)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: f"{case.input}")
+def test_simt_large_windows(case: PoolCase, dtype: torch.dtype, layout: str, simt: Simt, reference: Backend) -> None:
+    """Several rows of threads take a window; ties and NaN are dense, and meet out of order."""
+    values = torch.tensor([0.0, 1.0, -INF, 2.0, NAN]).to(dtype)
+    g = torch.Generator().manual_seed(3)
+    lost = torch.randint(0, 5, case.input, generator=g) * torch.randint(0, 40, case.input, generator=g).eq(0)
+    x, last = values[lost], layout == "channels_last"
+    memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if last and memory_format is not None:
+        x = x.contiguous(memory_format=memory_format)
+    for ours, right in zip(*(b.max_pool(x, case.spec, True, last) for b in (simt, reference))):
+        assert torch.equal(ours.nan_to_num(nan=7.0), right.nan_to_num(nan=7.0))
+    for call in pool_calls(case, dtype, reference, layout):
+        if call.op in ("max_pool", "avg_pool"):
+            check(call, simt, reference)
+
+
+@pytest.mark.parametrize("channels", [1, 24])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_simt_adaptive_windows_of_many_elements(channels: int, layout: str, simt: Simt, reference: Backend) -> None:
+    x, last = data((2, channels, 50, 37), torch.float32, "large", exact=True), layout == "channels_last"
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    for size in ((1, 1), (2, 2)):
+        spec = adaptive_pool_spec((50, 37), size)
+        for ours, right in zip(*(b.max_pool(x, spec, True, last) for b in (simt, reference))):
+            assert torch.equal(ours, right)
+        check(Call("avg_pool", {"x": x, "spec": spec, "channels_last": last}), simt, reference)
+
+
 @pytest.mark.parametrize("start", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_simt_packs_only_what_is_aligned(dtype: torch.dtype, start: int, simt: Simt, reference: Backend) -> None:

@@ -52,6 +52,15 @@ struct MaxOp : PlainOp {
   }
 };
 
+// As MaxOp::choose for elements in any order: of equal values the smaller tap counts, of NaN the larger.
+template <typename V, typename K>
+CONVKIT_INLINE void choose_by_tap(V& best, K& chosen, V v, K tap) {
+  const auto earlier = tap < chosen;  // of vectors, lanes of 0 and -1
+  const auto better = (v > best) | ((v == best) & earlier) | ((v != v) & ((best == best) | !earlier));
+  best = better ? v : best;
+  chosen = better ? tap : chosen;
+}
+
 // The sum, which the caller divides by the window's divisor.
 struct AvgOp : PlainOp {
   static constexpr bool kDivides = true;

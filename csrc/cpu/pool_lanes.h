@@ -22,15 +22,6 @@ CONVKIT_INLINE Vec<pool_accumulate_t<T>> load_padded(const T* src, int64_t n, po
   return lane_numbers<A>() < splat<tap_t<A>>(static_cast<tap_t<A>>(n)) ? load_part(src, n) : splat<A>(pad);
 }
 
-// As Policy::choose for elements in any order: of equal values the smaller tap counts, of NaN the larger.
-template <typename V, typename K>
-CONVKIT_INLINE void choose_by_tap(V& best, K& chosen, V v, K tap) {
-  const auto earlier = tap < chosen;
-  const auto better = (v > best) | ((v == best) & earlier) | ((v != v) & ((best == best) | ~earlier));
-  best = better ? v : best;
-  chosen = better ? tap : chosen;
-}
-
 // Of vectors a and b, whose lanes come in blocks of kWidth: the first (kHalf 0) or second halves of all blocks.
 template <int kWidth, int kHalf, typename V, int... i>
 CONVKIT_INLINE V half_blocks(V a, V b, std::integer_sequence<int, i...>) {

@@ -42,6 +42,12 @@ CONVKIT_DEVICE Box box_of(const PoolAxes& p, const Window& window) {
   return Box{tap_range(p.d, window.d), tap_range(p.h, window.h), tap_range(p.w, window.w)};
 }
 
+// The tap of the first of them; 0 if there is none, as where dilation jumps over the input.
+CONVKIT_DEVICE int32_t first_tap(const PoolAxes& p, const Box& box) {
+  const bool any = box.d.begin < box.d.end && box.h.begin < box.h.end && box.w.begin < box.w.end;
+  return any ? p.number(box.d.begin, box.h.begin, box.w.begin) : 0;
+}
+
 // Calls f(element, tap) for each of them in row-major order; `element` is its distance from the plane's first.
 template <typename F>
 CONVKIT_DEVICE void for_taps(const PoolAxes& p, const Box& box, const PlaneStrides& x, const F& f) {

@@ -18,12 +18,13 @@ inline bool columns_pay(const PoolAxes& p) {
   return !p.h.adaptive && p.h.dilation == 1 && p.h.stride < p.h.kernel && p.h.out > 1;
 }
 
+// `first`: the tap that counts where no element is greater than the identity, which may be all that a window holds.
 template <typename Policy, typename A, int kCount>
-CONVKIT_DEVICE void start_window(A (&value)[kCount], int32_t (&chosen)[kCount]) {
+CONVKIT_DEVICE void start_window(A (&value)[kCount], int32_t (&chosen)[kCount], int32_t first) {
   CONVKIT_UNROLL
   for (int j = 0; j < kCount; ++j) {
     value[j] = Policy::template identity<A>();
-    chosen[j] = 0;
+    chosen[j] = first;
   }
 }
 
@@ -35,7 +36,8 @@ CONVKIT_DEVICE void reduce_column(const PoolAxes& p, const Box& box, int32_t fir
   const int32_t top = window_start(p.h, first), rows = (kColumn - 1) * p.h.stride + p.h.kernel;
   const int32_t step = p.w.dilation * strides.w;
   CONVKIT_UNROLL
-  for (int i = 0; i < kColumn; ++i) start_window<Policy>(value[i], chosen[i]);
+  for (int i = 0; i < kColumn; ++i)
+    start_window<Policy>(value[i], chosen[i], first_tap(p, Box{box.d, tap_range(p.h, first + i), box.w}));
   for (int32_t a = box.d.begin; a < box.d.end; ++a)
     for (int32_t u = 0; u < rows; ++u) {
       if (static_cast<uint32_t>(top + u) >= static_cast<uint32_t>(p.h.in)) continue;
@@ -43,7 +45,7 @@ CONVKIT_DEVICE void reduce_column(const PoolAxes& p, const Box& box, int32_t fir
           base + strides.at(box.d.start + a * p.d.dilation, top + u, box.w.start + box.w.begin * p.w.dilation);
       A best[kCount];
       int32_t tap[kCount];
-      start_window<Policy>(best, tap);
+      start_window<Policy>(best, tap, box.w.begin);
       for (int32_t s = box.w.begin; s < box.w.end; ++s) {
         const auto pack = load_pack<T, kCount>(x + (row + (s - box.w.begin) * step));
         CONVKIT_UNROLL

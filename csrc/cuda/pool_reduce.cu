@@ -1,10 +1,10 @@
 // max_pool and avg_pool: the largest element or the mean of each window, and the window offset of the largest.
 //
 // Computes  y[o] = policy over the taps of window o (core/pool_ops.h);  offsets[o] = the chosen tap
-// Layout    any; mappings and limits stand in pool_reduce.h, pool_bands.h (planes) and pool_columns.h (windows that
-//           overlap along H)
+// Layout    any; mappings and limits stand in pool_reduce.h, pool_bands.h (planes), pool_columns.h (windows that
+//           overlap along H) and pool_large.h (large windows)
 #include "cuda/pool_kernels.h"
-#include "cuda/pool_reduce.h"
+#include "cuda/pool_large.h"
 
 namespace convkit::cuda {
 namespace {
@@ -15,8 +15,11 @@ Status run(const Pool& g) {
   Status status = kFloatingOnly;
   visit_floating(g.x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    status = columns_pay(g.axes) ? reduce_windows<T, kOffsets, kColumnWindows>(g, Policy{})
-                                 : reduce_windows<T, kOffsets>(g, Policy{});
+    if (large_windows_pay(g))
+      status = reduce_large<T, kOffsets>(g, Policy{});
+    else
+      status = columns_pay(g.axes) ? reduce_windows<T, kOffsets, kColumnWindows>(g, Policy{})
+                                   : reduce_windows<T, kOffsets>(g, Policy{});
   });
   return status;
 }

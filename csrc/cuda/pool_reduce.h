@@ -51,7 +51,7 @@ CONVKIT_DEVICE void reduce_windows_at(const Pool& g, const Policy& policy, const
   int32_t chosen[kColumn][kCount];
   const Box box = box_of(p, at);
   if constexpr (kColumn == 1) {
-    start_window<Policy>(value[0], chosen[0]);
+    start_window<Policy>(value[0], chosen[0], first_tap(p, box));
     for_taps(p, box, strides, [&](int32_t element, int32_t tap) {
       const auto pack = load_pack<T, kCount>(x + (base + element));
       CONVKIT_UNROLL
