@@ -30,7 +30,7 @@ struct InstructionSet {
   const Launchers* launchers;
 };
 
-bool allowed(const char* name) {
+[[maybe_unused]] bool allowed(const char* name) {  // of one set alone nobody asks
   const char* forced = std::getenv("CONVKIT_CPU_ISA");
   return forced == nullptr || *forced == '\0' || std::strcmp(forced, name) == 0;
 }
