@@ -318,7 +318,7 @@ def test_memory_comes_from_torch_and_goes_back(place: Place, reference: Backend)
 def test_a_second_gpu(place: Place, reference: Backend) -> None:
     """Tensors elsewhere than on the current device: results lie beside them, and the current device stays."""
     if torch.cuda.device_count() < 2:
-        pytest.skip("one CUDA device")
+        pytest.skip("needs a second GPU")
     place.device = torch.device("cuda", 1)
     place.from_cpu._device = place.device
     with torch.cuda.device(0):

@@ -62,7 +62,7 @@ def test_refusals_name_what_is_there_and_what_is_needed() -> None:
     assert gpu.misfit(ARCHS, "13.2", (9, 0), 0) == f"the NVIDIA driver is missing, {needed}.0"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what a machine without a GPU answers")
 def test_a_gpu_that_is_not_there_is_refused_with_words() -> None:
     reason = backends.get("native").supports("conv_fprop", torch.float32, GPU, None)
     if build_info()["cuda_archs"]:

@@ -32,7 +32,7 @@ def program(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what a machine without a GPU answers")
 def test_without_a_gpu_nothing_fails(capfd: pytest.CaptureFixture[str]) -> None:
     assert load_tool("gpu").main(["test", "bench"]) == 0
     last = capfd.readouterr().out.splitlines()[-1]
@@ -114,7 +114,7 @@ def test_a_build_without_its_tools_is_not_run(gpu: Any, monkeypatch: pytest.Monk
 
 
 def test_triton_without_a_c_compiler_is_not_run(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason="an optional dependency (convkit[triton])")
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
     outcome = gpu.triton(60)

@@ -55,7 +55,7 @@ def noted() -> Iterator[Reads]:
             reads.setdefault(module, set()).add(name)
         return plain(module, name)
 
-    nn.Module.__getattribute__ = read  # type: ignore[method-assign, assignment]
+    type.__setattr__(nn.Module, "__getattribute__", read)
     try:
         yield reads
     finally:

@@ -44,8 +44,7 @@ _QUESTIONS = frozenset(
 #: What must not be done or asked on the way, of tensors that are no stand-ins too.
 _FUNCTIONS: dict[Any, str] = {
     torch._C._set_grad_enabled: "the mode of gradients is changed",
-    Tensor.dtype.__get__: "a tensor is asked for its dtype",  # type: ignore[attr-defined]
-    Tensor.device.__get__: "a tensor is asked for its device",  # type: ignore[attr-defined]
+    **{getattr(Tensor, name).__get__: f"a tensor is asked for its {name}" for name in ("dtype", "device")},
 }
 _CONTAINERS = (nn.Module, nn.Sequential)
 

@@ -14,14 +14,14 @@ inline namespace CONVKIT_ISA {
 template <typename T>
 struct NextPixels {
   static constexpr int64_t kLine = 64;
-  const T* in = nullptr;  // nullptr: nothing is asked for
-  int64_t bytes = 0;
+  const T* in = nullptr;
+  int64_t bytes = 0;             // 0: nothing is asked for
   int64_t depth = 0, tiles = 0;  // steps of a tile's product, and tiles of a panel
 
   // A line per step, one tile after the other.
-  CONVKIT_INLINE Ahead operator()(int64_t tile, int64_t panel) const {
+  CONVKIT_INLINE const char* operator()(int64_t tile, int64_t panel) const {
     const int64_t at = (panel * tiles + tile) * depth * kLine;
-    return at < bytes ? Ahead{reinterpret_cast<const char*>(in) + at, kLine} : Ahead{};
+    return at < bytes ? reinterpret_cast<const char*>(in) + at : nullptr;
   }
 };
 

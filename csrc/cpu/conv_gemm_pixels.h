@@ -139,13 +139,13 @@ CONVKIT_INLINE int64_t make_pieces(Piece* pieces, const Gather& g, const TensorV
   return piece - pieces;
 }
 
-constexpr int64_t kChannelsAhead = 4;
-
-// Writes the pieces of one channel. `in` points to the channel, `dst` to its row. What lies `ahead` of each piece is
-// asked for: the block's part of a channel is a page or less, whose next one no hardware foresees.
+// Writes the pieces of one channel. `in` points to the channel, `dst` to its row. The same pieces of the channel that
+// is written fourth from here are asked for: a block's part of a channel is a page or less, and no hardware foresees
+// the next one.
 template <typename T>
 CONVKIT_INLINE void copy_pieces(accumulate_t<T>* dst, const T* in, const Piece* pieces, int64_t count, int64_t step,
-                                int64_t ahead) {
+                                int64_t channel_stride) {
+  const int64_t ahead = 4 * channel_stride;
   // One loop per step, so that the choice is not inside.
   if (step == 1) {
     for (int64_t i = 0; i < count; ++i) {

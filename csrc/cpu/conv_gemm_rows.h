@@ -127,8 +127,7 @@ CONVKIT_INLINE void pack_pixel_panels(accumulate_t<T>* dst, Piece* pieces, accum
   if (!staging_pays(rows, g, block, d)) {
     for (int64_t t = 0; t < d.taps; ++t) {
       const int64_t count = make_pieces<A>(pieces, g, view, block, d.tap + t, panel_pitch);
-      for (int64_t c = 0; c < d.channels; ++c)
-        copy_pieces(row(c, t), channel(c), pieces, count, step, kChannelsAhead * view.stride[kC]);
+      for (int64_t c = 0; c < d.channels; ++c) copy_pieces(row(c, t), channel(c), pieces, count, step, view.stride[kC]);
     }
     return;
   }

@@ -187,7 +187,7 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
   const T* dy = data<T>(op.dy) + k * op.dy.stride[kC];
   const int64_t begin = part * plan.part, end = minimum(begin + plan.part, plan.pixels);
   const auto keep = [](int64_t, int64_t, int64_t, const A*) {};
-  const auto nothing = [](int64_t, int64_t) { return Ahead{}; };
+  const auto nothing = [](int64_t, int64_t) { return static_cast<const char*>(nullptr); };
   for (int64_t pixel = begin; pixel < end; pixel += kDepth) {
     make_pixels(block, g, op.x, op.dy, TensorView{}, pixel, minimum(kDepth, end - pixel));
     if (plan.channels_last) {
@@ -203,7 +203,7 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
         const int64_t count = make_pieces<A>(pieces, g, op.x, *block, d.tap + t, kPanel<A>);
         for (int64_t c = 0; c < d.channels; ++c)
           copy_pieces(a + (c * d.taps + t) * kDepthPitch, x + (d.channel + c) * op.x.stride[kC], pieces, count, step,
-                      kChannelsAhead * op.x.stride[kC]);
+                      op.x.stride[kC]);
       }
       pack_dy_panels(b, lines, op.dy, dy, *block, filters);
       multiply(d.size(), filters, block->count, a, PanelsOf<A>{b, block->count * kPanel<A>, kPanel<A>}, acc,

@@ -1,4 +1,5 @@
-// The micro-kernels of gemm_kernel.h: one instance per tile height and width, with and without Ahead, written once.
+// The micro-kernels of gemm_kernel.h: one instance per tile height and width, with and without lines asked for, written
+// once.
 #include "cpu/gemm_kernel.h"
 
 #include <utility>
@@ -9,7 +10,7 @@ namespace {
 
 template <typename A, bool kAsks, int kRows, int kVectors>
 void kernel(const A* __restrict a, const A* __restrict b, int64_t b_pitch, int64_t k, A* __restrict tile,
-            bool accumulate, Ahead ahead) {
+            bool accumulate, const char* ahead) {
   constexpr int lanes = kLanes<A>, panel = kPanel<A>;
   vector_t<A> acc[kRows][kVectors];
 #pragma GCC unroll 16
@@ -18,10 +19,9 @@ void kernel(const A* __restrict a, const A* __restrict b, int64_t b_pitch, int64
     for (int v = 0; v < kVectors; ++v)
       acc[i][v] = accumulate ? load_vector(tile + i * panel + v * lanes) : vector_t<A>{};
   const char* next = reinterpret_cast<const char*>(a + kRows * kDepthPitch);
-  const char* asked = static_cast<const char*>(ahead.at);
   for (int64_t at = 0; at < k; ++at, b += b_pitch, ++a) {
     __builtin_prefetch(next + at * 64);  // one line per step covers the next tile of A
-    if constexpr (kAsks) __builtin_prefetch(asked + at * ahead.step, 0, 2);
+    if constexpr (kAsks) __builtin_prefetch(ahead + at * 64, 0, 2);
     vector_t<A> row[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) row[v] = load_vector(b + v * lanes);

@@ -9,7 +9,7 @@
 // Memory    a B panel of kDepth rows (32 KiB of float) stays in L1 while tiles of A (15 KiB) stream from L2.
 //           The row pitch is a compile-time constant, so that every address is one register plus a constant,
 //           and an odd number of cache lines, so that the rows of a tile fall into different L1 sets. Each step of k
-//           asks for a line of the next tile of A, and for one that the caller names (Ahead).
+//           asks for a line of the next tile of A, and for one that the caller names.
 #pragma once
 
 #include "cpu/gemm_lanes.h"
@@ -28,21 +28,17 @@ constexpr int kTileRows = 6;
 template <typename A>
 constexpr int kPanel = kTileVectors * kLanes<A>;
 
-// Lines to be asked for, `step` bytes apart: one for every step of k. None if `at` is nullptr.
-struct Ahead {
-  const void* at = nullptr;
-  int64_t step = 0;
-};
-
-// tile[i * kPanel + j] = sum (+ what it holds, if accumulate); rows and vectors are the kernel's own.
+// tile[i * kPanel + j] = sum (+ what it holds, if accumulate); rows and vectors are the kernel's own. Each step of k
+// asks for a line of memory from `ahead` on; the kernels without it ask for none.
 template <typename A>
-using GemmKernel = void (*)(const A* a, const A* b, int64_t b_pitch, int64_t k, A* tile, bool accumulate, Ahead ahead);
+using GemmKernel = void (*)(const A* a, const A* b, int64_t b_pitch, int64_t k, A* tile, bool accumulate,
+                            const char* ahead);
 
 template <typename A>
 struct GemmKernels {
   GemmKernel<A> at[kTileRows][kTileVectors];  // by rows - 1 and vectors - 1
 };
-extern const GemmKernels<float> kGemmFloat[2];  // without and with Ahead
+extern const GemmKernels<float> kGemmFloat[2];  // without and with `ahead`
 extern const GemmKernels<double> kGemmDouble[2];
 
 CONVKIT_INLINE const GemmKernels<float>* gemm_kernels(float) { return kGemmFloat; }
@@ -57,8 +53,8 @@ struct PanelsOf {
 CONVKIT_INLINE int64_t tiles_of(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 
 // All rows x cols of C. `acc` holds every tile between the splits of k ([panel][row][kPanel]); it may be
-// nullptr if first and last. With `last`, store(i, height, panel, tile) takes each finished tile. ahead(t, panel) tells
-// what tile t of a panel asks for.
+// nullptr if first and last. With `last`, store(i, height, panel, tile) takes each finished tile. ahead(t, panel) is
+// where the lines begin that tile t of a panel asks for, or nullptr.
 template <typename A, typename Store, typename Asks>
 CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, const PanelsOf<A>& b, A* acc,
                              bool first, bool last, const Store& store, const Asks& ahead) {
@@ -72,9 +68,9 @@ CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, 
     for (int64_t t = 0, i = 0; t < tiles; ++t) {
       const int64_t height = (rows - i + tiles - t - 1) / (tiles - t);
       A* tile = acc != nullptr ? acc + (j / panel * rows + i) * panel : local;
-      const Ahead asked = ahead(t, j / panel);
-      kernels[asked.at != nullptr].at[height - 1][vectors - 1](a + i * kDepthPitch, b.data + j / panel * b.panel_pitch,
-                                                               b.row_pitch, k, tile, !first, asked);
+      const char* asked = ahead(t, j / panel);
+      kernels[asked != nullptr].at[height - 1][vectors - 1](a + i * kDepthPitch, b.data + j / panel * b.panel_pitch,
+                                                            b.row_pitch, k, tile, !first, asked);
       if (last) store(i, height, j / panel, tile);
       i += height;
     }
