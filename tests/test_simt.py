@@ -237,10 +237,7 @@ def test_simt_large_windows(case: PoolCase, dtype: torch.dtype, layout: str, sim
     values = torch.tensor([0.0, 1.0, -INF, 2.0, NAN]).to(dtype)
     g = torch.Generator().manual_seed(3)
     lost = torch.randint(0, 5, case.input, generator=g) * torch.randint(0, 40, case.input, generator=g).eq(0)
-    x, last = values[lost], layout == "channels_last"
-    memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    if last and memory_format is not None:
-        x = x.contiguous(memory_format=memory_format)
+    x, last = LAYOUTS[layout](values[lost]), layout == "channels_last"
     for ours, right in zip(*(b.max_pool(x, case.spec, True, last) for b in (simt, reference))):
         assert torch.equal(ours.nan_to_num(nan=7.0), right.nan_to_num(nan=7.0))
     for call in pool_calls(case, dtype, reference, layout):
@@ -252,8 +249,7 @@ def test_simt_large_windows(case: PoolCase, dtype: torch.dtype, layout: str, sim
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_simt_adaptive_windows_of_many_elements(channels: int, layout: str, simt: Simt, reference: Backend) -> None:
     x, last = data((2, channels, 50, 37), torch.float32, "large", exact=True), layout == "channels_last"
-    if last:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = LAYOUTS[layout](x)
     for size in ((1, 1), (2, 2)):
         spec = adaptive_pool_spec((50, 37), size)
         for ours, right in zip(*(b.max_pool(x, spec, True, last) for b in (simt, reference))):
