@@ -159,3 +159,29 @@ def test_infinite_input_reaches_only_its_taps() -> None:
     x[..., -1] = float("inf")
     dw = NATIVE.conv_wgrad(dy, x, (1, 3), ConvSpec((1, 1), (0, 0), (0, 0), (1, 1), groups=2), False)
     assert torch.equal(dw[0, 0, 0].isfinite(), torch.tensor([True, True, False]))
+
+
+@pytest.mark.parametrize("dtype", EPSILON, ids=str)
+@pytest.mark.parametrize("size", ((10, 1), (10, 2), (5, 2, 1), (6, 1, 1)), ids=str)
+def test_dimensions_of_one_element_and_repeated_ones(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """A dimension of one element may have any stride, a repeated one has stride 0: neither tells where rows lie."""
+    generator = torch.Generator().manual_seed(0)
+    dims = len(size)
+
+    def whole(*shape: int) -> torch.Tensor:
+        return torch.randint(-2, 3, shape, generator=generator).to(dtype)
+
+    def strange(t: torch.Tensor) -> torch.Tensor:
+        if t.shape[-1] > 1:
+            return t[..., :1].expand_as(t)
+        return t.as_strided(t.shape, [1000003 if n == 1 else stride for n, stride in zip(t.shape, t.stride())])
+
+    x, dy = (strange(whole(1, 20, *size)) for _ in range(2))
+    w = whole(20, 1, 3, *[1] * (dims - 1))
+    spec = ConvSpec((1,) * dims, *((1,) + (0,) * (dims - 1),) * 2, (1,) * dims, groups=20)
+    xd, wd = x.double().contiguous().requires_grad_(), w.double().requires_grad_()
+    y = CONV[dims](xd, wd, None, 1, spec.pad_before, 1, 20)
+    dx, dw = torch.autograd.grad(y, (xd, wd), dy.double().contiguous())
+    assert torch.equal(NATIVE.conv_fprop(x, w, None, None, None, spec, False).double(), y)
+    assert torch.equal(NATIVE.conv_dgrad(dy, w, None, None, None, size, spec, False).double(), dx)
+    assert torch.equal(NATIVE.conv_wgrad(dy, x, tuple(w.shape[2:]), spec, False).double(), dw)

@@ -175,7 +175,8 @@ Ahead<T> planes_after(const TensorView& t, int64_t n, int64_t c, int64_t count, 
   static constexpr int64_t kHere = 0;
   constexpr int64_t line = 64 / sizeof(T);
   const int64_t plane = t.size[kD] * t.size[kH] * t.size[kW];
-  if (t.stride[kW] != 1 || plane_rows(t).count != 1 || t.stride[kC] != plane) return {};
+  const PlaneRows rows = plane_rows(t);
+  if (rows.step != 1 || rows.count != 1 || t.stride[kC] != plane) return {};
   const int64_t lines = plane * count / (line * shares) + 1;
   return {data<T>(t) + offset(t, n, c + count, 0, 0, 0), &kHere, 1, lines, line, lines * line};
 }

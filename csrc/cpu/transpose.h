@@ -66,18 +66,20 @@ CONVKIT_INLINE void transpose_bytes(const uint8_t* from, int64_t from_pitch, int
     }
 }
 
-// A plane as rows of neighbours: one row if it is contiguous.
+// A plane as rows of elements `step` apart: one row if that is how all of them lie. The stride of a dimension of one
+// element may be anything, so the step is that of the last dimension that has more.
 struct PlaneRows {
-  int64_t count, length, per_slice, row_stride, slice_stride;
+  int64_t count, length, step, per_slice, row_stride, slice_stride;
   CONVKIT_INLINE int64_t start(int64_t row) const {
     return row / per_slice * slice_stride + row % per_slice * row_stride;
   }
 };
 CONVKIT_INLINE PlaneRows plane_rows(const TensorView& t) {
   const int64_t d = t.size[kD], h = t.size[kH], w = t.size[kW];
-  const bool rows_meet = h == 1 || t.stride[kH] == w, slices_meet = d == 1 || t.stride[kD] == h * w;
-  if (rows_meet && slices_meet) return {1, d * h * w, 1, 0, 0};
-  return {d * h, w, h, t.stride[kH], t.stride[kD]};
+  const int64_t step = w > 1 ? t.stride[kW] : h > 1 ? t.stride[kH] : d > 1 ? t.stride[kD] : 1;
+  const bool rows_meet = h == 1 || t.stride[kH] == w * step, slices_meet = d == 1 || t.stride[kD] == h * w * step;
+  if (rows_meet && slices_meet) return {1, d * h * w, step, 1, 0, 0};
+  return {d * h, w, step, h, t.stride[kH], t.stride[kD]};
 }
 
 // Channels [c, c + count), count >= lanes, of image n to `to`[position * count + channel].
@@ -90,7 +92,7 @@ void planes_to_channels(const TensorView& t, int64_t n, int64_t c, int64_t count
     const T* from = data<T>(t) + offset(t, n, c, 0, 0, 0) + rows.start(r);
     if constexpr (sizeof(T) == sizeof(A) && sizeof(T) >= 4) {
       constexpr int lanes = Vector<A>::lanes;
-      if (t.stride[kW] == 1) {
+      if (rows.step == 1) {
         for (int64_t i = 0; i < rows.length; i += lanes) {
           const int valid = rows.length - i < lanes ? static_cast<int>(rows.length - i) : lanes;
           for (int64_t first = 0; first < count; first += lanes) {
@@ -111,7 +113,7 @@ void planes_to_channels(const TensorView& t, int64_t n, int64_t c, int64_t count
       }
     }
     for (int64_t b = 0; b < count; ++b)
-      for (int64_t i = 0; i < rows.length; ++i) to[i * count + b] = from[b * stride + i * t.stride[kW]];
+      for (int64_t i = 0; i < rows.length; ++i) to[i * count + b] = from[b * stride + i * rows.step];
   }
 }
 
@@ -125,7 +127,7 @@ void channels_to_planes(const T* from, const TensorView& t, int64_t n, int64_t c
     T* to = data<T>(t) + offset(t, n, c, 0, 0, 0) + rows.start(r);
     if constexpr (sizeof(T) == sizeof(A) && sizeof(T) >= 4) {
       constexpr int lanes = Vector<A>::lanes;
-      if (t.stride[kW] == 1) {
+      if (rows.step == 1) {
         for (int64_t i = 0; i < rows.length; i += lanes) {
           const int valid = rows.length - i < lanes ? static_cast<int>(rows.length - i) : lanes;
           for (int64_t first = 0; first < count; first += lanes) {
@@ -149,7 +151,7 @@ void channels_to_planes(const T* from, const TensorView& t, int64_t n, int64_t c
       }
     }
     for (int64_t b = 0; b < count; ++b)
-      for (int64_t i = 0; i < rows.length; ++i) to[b * stride + i * t.stride[kW]] = from[i * count + b];
+      for (int64_t i = 0; i < rows.length; ++i) to[b * stride + i * rows.step] = from[i * count + b];
   }
 }
 
