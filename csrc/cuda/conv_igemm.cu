@@ -29,6 +29,8 @@ const char* supports(ConvOp op, const ConvProblem& p, const ConvTensors& t) {
     return "conv_igemm multiplies float32, bfloat16 and float16: tensor cores have no other of our types";
   const int64_t positions = volume(op == ConvOp::kDgrad ? p.in : p.out);
   if (!positions_fit(p) || positions * p.n >= kMostPositions) return "conv_igemm counts positions in 32 bits";
+  if (op == ConvOp::kDgrad && volume(p.filter) * whole_vectors(p.k / p.groups, dtype) >= kMostPositions)
+    return "conv_igemm counts the products of a sum in 32 bits";
   if (op == ConvOp::kWgrad && volume(p.filter) * whole_vectors(p.c / p.groups, dtype) >= 0x7fffffff)
     return "conv_igemm counts columns of 'w' in 32 bits";
   return nullptr;

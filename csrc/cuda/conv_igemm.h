@@ -8,6 +8,7 @@
 #include "cuda/bn_kernels.h"
 #include "cuda/conv_igemm_store.h"
 #include "cuda/conv_pack.h"
+#include "cuda/igemm_ahead.h"
 
 namespace convkit::cuda {
 
@@ -133,8 +134,9 @@ class FilterRows {
 
  public:
   static constexpr bool kForward = true;
-  CONVKIT_DEVICE FilterRows(const Gather& gather, const Phase* phase, const T* w, int32_t channel)
-      : g_(gather), phase_(phase), first_(channel + static_cast<int>(threadIdx.x) / kStepVectors) {
+  static constexpr size_t kSharedBytes = 0;
+  CONVKIT_DEVICE FilterRows(const IgemmGather& p, const Phase* phase, const T* w, int32_t channel, void*)
+      : g_(p.gather), phase_(phase), first_(channel + static_cast<int>(threadIdx.x) / kStepVectors) {
     w_ = w + first_ * g_.w_result;
   }
   CONVKIT_DEVICE void fetch(char* operand, const Place& place) {
@@ -146,7 +148,6 @@ class FilterRows {
       copy_async_16(operand + Tile::B::place(first + i * kApart, static_cast<int>(threadIdx.x) % kStepVectors),
                     from + i * kApart * g_.w_result, exists && first_ + i * kApart < g_.result_channels);
   }
-  CONVKIT_DEVICE void advance() {}
 
  private:
   const Gather& g_;
@@ -161,48 +162,58 @@ class FilterColumns {
   using T = typename Tile::Element;
   static constexpr int kVectors = Tile::B::kVectors, kApart = Tile::kThreads / kVectors;
   static constexpr int kRowsEach = Tile::B::kRows / kApart;
+  using Offsets = RowsAhead<int64_t, Tile::B::kRows, Tile::kThreads>;  // of rows; -1 behind the last
 
  public:
   static constexpr bool kForward = false;
-  CONVKIT_DEVICE FilterColumns(const Gather& gather, const Phase* phase, const T* w, int32_t channel)
-      : g_(gather), phase_(phase), vector_(static_cast<int>(threadIdx.x) % kVectors) {
-    channel += vector_ * kPackCount<T>;
-    exists_ = channel < g_.result_channels;
+  static constexpr size_t kSharedBytes = Offsets::kBytes;
+  CONVKIT_DEVICE FilterColumns(const IgemmGather& p, const Phase* phase, const T* w, int32_t channel, void* memory)
+      : p_(p), phase_(phase), offsets_(memory, [&](int32_t row) { return offset_of(row); }) {
+    channel += static_cast<int>(threadIdx.x) % kVectors * kPackCount<T>;
+    exists_ = channel < p.gather.result_channels;
     w_ = w + channel;
-    CONVKIT_UNROLL
-    for (int i = 0; i < kRowsEach; ++i) {
-      place_[i] = Place{0, {0, 0, 0}};
-      place_[i].advance(static_cast<int>(threadIdx.x) / kVectors + i * kApart, g_, phase_);
-    }
   }
   CONVKIT_DEVICE void fetch(char* operand, const Place&) {
+    const int first = static_cast<int>(threadIdx.x) / kVectors, vector = static_cast<int>(threadIdx.x) % kVectors;
+    const int64_t* offsets = offsets_.next([&](int32_t row) { return offset_of(row); });
     CONVKIT_UNROLL
-    for (int i = 0; i < kRowsEach; ++i)
-      copy_async_16(operand + Tile::B::place(static_cast<int>(threadIdx.x) / kVectors + i * kApart, vector_),
-                    w_ + place_[i].filter_offset(g_, phase_) + place_[i].channel * g_.w_source,
-                    exists_ && place_[i].exists(phase_));
-  }
-  CONVKIT_DEVICE void advance() {
-    CONVKIT_UNROLL
-    for (int i = 0; i < kRowsEach; ++i) place_[i].advance(kStep<T>, g_, phase_);
+    for (int i = 0; i < kRowsEach; ++i) {
+      const int64_t offset = offsets[first + i * kApart];
+      copy_async_16(operand + Tile::B::place(first + i * kApart, vector), w_ + offset, exists_ && offset >= 0);
+    }
   }
 
  private:
-  const Gather& g_;
+  // From a vector of columns in the group's first filter to the same in the row's filter and tap.
+  CONVKIT_DEVICE int64_t offset_of(int32_t row) const {
+    int32_t rest = row;
+    const int32_t channel = p_.source_channels.take(&rest);
+    Place place{channel, {}};
+    CONVKIT_UNROLL
+    for (int i = 2; i > 0; --i) {
+      const int32_t count = phase_[i].count > 0 ? phase_[i].count : 1;  // without taps no step reads this
+      place.tap[i] = rest % count;
+      rest /= count;
+    }
+    place.tap[0] = rest;
+    return place.exists(phase_) ? place.filter_offset(p_.gather, phase_) + channel * p_.gather.w_source : -1;
+  }
+
+  const IgemmGather& p_;
   const Phase* phase_;
-  int vector_;
+  Offsets offsets_;
   bool exists_;
   const T* w_;
-  Place place_[kRowsEach];
 };
 
 template <typename Tile, template <typename> class Filters, typename Sync>
-__global__ void __launch_bounds__(Tile::kThreads) igemm(const IgemmGather p) {
+__global__ void __launch_bounds__(Tile::kThreads, kResident<Tile, Filters<Tile>::kForward>) igemm(const IgemmGather p) {
   using T = typename Tile::Element;
   const Gather& g = p.gather;
   char* stages = static_cast<char*>(shared_memory());
   Row* rows = reinterpret_cast<Row*>(stages + kStagesBytes<Tile, Sync>);
-  Phase* phase = reinterpret_cast<Phase*>(rows + Tile::kM);
+  char* ahead = reinterpret_cast<char*>(rows + Tile::kM);
+  Phase* phase = reinterpret_cast<Phase*>(ahead + Filters<Tile>::kSharedBytes);
   find_phases(g, phase);
 
   int32_t tile = static_cast<int32_t>(blockIdx.x);
@@ -214,7 +225,7 @@ __global__ void __launch_bounds__(Tile::kThreads) igemm(const IgemmGather p) {
   __syncthreads();
 
   Patches<Tile> patches(g, phase, rows);
-  Filters<Tile> filters(g, phase, static_cast<const T*>(g.w) + group * g.w_group, channel);
+  Filters<Tile> filters(p, phase, static_cast<const T*>(g.w) + group * g.w_group, channel, ahead);
   const int64_t depth = static_cast<int64_t>(phase[0].count) * phase[1].count * phase[2].count * g.source_channels;
   Sums<Tile> sums;
   accumulate<Tile, Sync>(
@@ -222,7 +233,6 @@ __global__ void __launch_bounds__(Tile::kThreads) igemm(const IgemmGather p) {
         patches.fetch(stage);
         filters.fetch(stage + Tile::kBytesA, patches.place());
         patches.advance();
-        filters.advance();
       },
       static_cast<int32_t>((depth + kStep<T> - 1) / kStep<T>), stages, sums);
   constexpr bool kStatistics = Filters<Tile>::kForward;  // asked of fprop alone
@@ -248,8 +258,9 @@ Status launch_tile(const ConvProblem& p, IgemmGather g, const ChannelStatistics*
   if (rows * columns > kMostBlocksX || p.groups > kMostBlocksY || g.gather.phases > kMostBlocksY)
     return {"conv_igemm: more tiles than one grid has blocks"};
   g.column_tiles = Divider(columns);
-  const Grid grid{blocks(rows * columns, p.groups, g.gather.phases), threads(Tile::kThreads),
-                  kStagesBytes<Tile, Pipeline> + Tile::kM * sizeof(Row) + 3 * sizeof(Phase)};
+  const Grid grid{
+      blocks(rows * columns, p.groups, g.gather.phases), threads(Tile::kThreads),
+      kStagesBytes<Tile, Pipeline> + Tile::kM * sizeof(Row) + Filters<Tile>::kSharedBytes + 3 * sizeof(Phase)};
   const int64_t channels = p.groups * g.gather.result_channels;
   const Workspace parts(statistics != nullptr ? rows * 3 * channels * static_cast<int64_t>(sizeof(float)) : 0);
   if (!parts.status().ok()) return parts.status();
@@ -278,8 +289,9 @@ Status run_igemm(const ConvProblem& p, bool adjoint, bool tf32, const TensorView
   const PackedOperand sources(source, of_source), filters(w, of_filters);
   for (const Status status : {sources.status(), filters.status()})
     if (!status.ok()) return status;
-  IgemmGather g{make_gather(p, adjoint, sources.view(), filters.view(), e, result), {}, p.n, false, false, nullptr};
+  IgemmGather g{make_gather(p, adjoint, sources.view(), filters.view(), e, result), {}, {}, p.n, false, false, nullptr};
   g.gather.source_channels = static_cast<int32_t>(of_source.channel_pitch);
+  g.source_channels = Divider(of_source.channel_pitch);
   g.gather.w_group = of_filters.row_pitch * filters.view().stride[kN];
   const int64_t vector = pack_count(result.dtype);
   const bool whole = g.gather.result_channels % vector == 0;

@@ -7,7 +7,7 @@
 // Mapping   as fprop, with blockIdx.z for the phase: rows are the phase's positions, columns input channels, the
 //           reduction the phase's taps and filters. Input channels are neighbours in w: its vectors lie across the
 //           reduction, and ldmatrix turns them (16-bit types) or 32-bit loads do without (floats)
-// Memory    as fprop
+// Memory    as fprop; where a filter and tap lies one thread works out for all (igemm_ahead.h)
 // Limits    as fprop, for filters and channels of a group alike
 #include "cuda/conv_igemm.h"
 #include "cuda/conv_kernels.h"

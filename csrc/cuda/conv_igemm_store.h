@@ -12,6 +12,7 @@ namespace convkit::cuda {
 struct IgemmGather {
   Gather gather;
   Divider column_tiles;  // blockIdx.x -> (row tile, column tile), .y -> group, .z -> phase
+  Divider source_channels;
   int64_t images;
   bool packed_result, packed_residual;  // whole vectors of channels can be moved
   float* parts;  // [row tile][shift, sum, sum of squares][channel] (bn_merge.h); nullptr: none are asked for

@@ -9,14 +9,15 @@
 //           problem alone decides: the same bits each time, without atomics
 // Memory    four stages of 32 (16-bit types) or 16 positions, by cp.async; both operands lie across the reduction, and
 //           are turned as filters are in dgrad. A thread's columns stay, and with them its tap and its channel; only
-//           positions move on. Parts are float32 in a workspace, written and read once
+//           positions move on, and one thread works out for all where each lies (igemm_ahead.h). Parts are float32 in
+//           a workspace, written and read once
 // Limits    filters and channels of a group are multiples of 16 bytes, in dy and x or in their copies; positions of all
 //           images together are counted in 32 bits
 #include "cuda/conv_gather.h"
 #include "cuda/conv_kernels.h"
 #include "cuda/conv_pack.h"
 #include "cuda/device/pack.h"
-#include "cuda/igemm_tile.h"
+#include "cuda/igemm_ahead.h"
 #include "cuda/reduce.h"
 
 namespace convkit::cuda {
@@ -49,6 +50,29 @@ struct Column {
   }
 };
 
+// Where a position lies in dy, and in x the first of those that it meets; the latter without padding.
+struct alignas(kPackBytes) Position {
+  int64_t dy = 0, x = 0;
+  int32_t moved[3] = {}, exists = 0;
+
+  Position() = default;
+  CONVKIT_DEVICE Position(const IgemmWgrad& g, int32_t number) {
+    exists = number < g.positions;
+    int32_t at[3] = {};
+    at[2] = g.out_w.take(&number);
+    at[1] = g.out_h.take(&number);
+    at[0] = g.out_d.take(&number);
+    dy = number * g.dy.stride[kN];
+    x = number * g.x.stride[kN];
+    CONVKIT_UNROLL
+    for (int axis = 0; axis < 3; ++axis) {
+      moved[axis] = at[axis] * static_cast<int32_t>(g.stride[axis]);
+      dy += at[axis] * g.dy.stride[kD + axis];
+      x += moved[axis] * g.x.stride[kD + axis];
+    }
+  }
+};
+
 // What a thread brings of both operands: always the same vector of filters and the same of channels of a tap, for
 // kRowsEach positions of a step.
 template <typename Tile>
@@ -57,11 +81,16 @@ class Positions {
   static_assert(Tile::kM == Tile::kN, "one place of a thread serves both operands");
   static constexpr int kVectors = Tile::A::kVectors, kApart = Tile::kThreads / kVectors;
   static constexpr int kRowsEach = Tile::A::kRows / kApart;
+  using Ahead = RowsAhead<Position, Tile::A::kRows, Tile::kThreads>;
 
  public:
-  CONVKIT_DEVICE Positions(const IgemmWgrad& g, int32_t group, int32_t row, int32_t column, int32_t step)
-      : g_(g), vector_(static_cast<int>(threadIdx.x) % kVectors), row_(static_cast<int>(threadIdx.x) / kVectors) {
-    position_ = step * kStep<T> + row_;
+  static constexpr size_t kSharedBytes = Ahead::kBytes;
+  CONVKIT_DEVICE Positions(const IgemmWgrad& g, int32_t group, int32_t row, int32_t column, int32_t step, void* memory)
+      : g_(g),
+        first_(step * kStep<T>),
+        ahead_(memory, [&](int32_t number) { return Position(g_, first_ + number); }),
+        vector_(static_cast<int>(threadIdx.x) % kVectors),
+        row_(static_cast<int>(threadIdx.x) / kVectors) {
     row += vector_ * kPackCount<T>;
     column += vector_ * kPackCount<T>;
     filters_ = row < g.group_k;
@@ -77,44 +106,37 @@ class Positions {
   }
 
   CONVKIT_DEVICE void fetch(char* stage) {
+    const Position* positions = ahead_.next([&](int32_t number) { return Position(g_, first_ + number); });
     CONVKIT_UNROLL
     for (int i = 0; i < kRowsEach; ++i) {
-      int32_t rest = position_ + i * kApart, at[3];
-      const bool exists = rest < g_.positions;
-      at[2] = g_.out_w.take(&rest);
-      at[1] = g_.out_h.take(&rest);
-      at[0] = g_.out_d.take(&rest);
-      bool inside = exists && channels_;
-      int64_t to = rest * g_.dy.stride[kN], from = rest * g_.x.stride[kN];
+      const Position at = positions[row_ + i * kApart];
+      bool inside = at.exists != 0 && channels_;
       CONVKIT_UNROLL
-      for (int axis = 0; axis < 3; ++axis) {
-        const int32_t moved = at[axis] * static_cast<int32_t>(g_.stride[axis]);
-        inside = inside && static_cast<uint32_t>(moved + origin_[axis]) < static_cast<uint32_t>(g_.in[axis]);
-        to += at[axis] * g_.dy.stride[kD + axis];
-        from += moved * g_.x.stride[kD + axis];
-      }
-      copy_async_16(stage + Tile::A::place(row_ + i * kApart, vector_), dy_ + to, exists && filters_);
-      copy_async_16(stage + Tile::kBytesA + Tile::B::place(row_ + i * kApart, vector_), x_ + from, inside);
+      for (int axis = 0; axis < 3; ++axis)  // unsigned: one comparison for both ends
+        inside = inside && static_cast<uint32_t>(at.moved[axis] + origin_[axis]) < static_cast<uint32_t>(g_.in[axis]);
+      copy_async_16(stage + Tile::A::place(row_ + i * kApart, vector_), dy_ + at.dy, at.exists != 0 && filters_);
+      copy_async_16(stage + Tile::kBytesA + Tile::B::place(row_ + i * kApart, vector_), x_ + at.x, inside);
     }
-    position_ += kStep<T>;
   }
 
  private:
   const IgemmWgrad& g_;
+  int32_t first_;  // position of the part
+  Ahead ahead_;
   int vector_, row_;
-  int32_t position_, origin_[3];
+  int32_t origin_[3];
   bool filters_, channels_;
   const T *dy_, *x_;
 };
 
 template <typename Tile, typename Sync>
-__global__ void __launch_bounds__(Tile::kThreads) igemm_wgrad(const IgemmWgrad g) {
+__global__ void __launch_bounds__(Tile::kThreads, kResident<Tile, false>) igemm_wgrad(const IgemmWgrad g) {
   char* stages = static_cast<char*>(shared_memory());
   int32_t row_tile = static_cast<int32_t>(blockIdx.x);
   const int32_t first_column = g.column_tiles.take(&row_tile) * Tile::kN, first_row = row_tile * Tile::kM;
   const int32_t group = static_cast<int32_t>(blockIdx.y), part = static_cast<int32_t>(blockIdx.z);
   const int32_t step = part * g.steps_each, left = g.steps - step;
-  Positions<Tile> positions(g, group, first_row, first_column, step);
+  Positions<Tile> positions(g, group, first_row, first_column, step, stages + kStagesBytes<Tile, Sync>);
   Sums<Tile> sums;
   accumulate<Tile, Sync>([&](char* stage) { positions.fetch(stage); }, left < g.steps_each ? left : g.steps_each,
                          stages, sums);
@@ -173,7 +195,8 @@ Status launch_tile(const ConvProblem& p, IgemmWgrad g) {
   const Workspace workspace(parts * g.filters * g.columns * static_cast<int64_t>(sizeof(float)));
   if (!workspace.status().ok()) return workspace.status();
   g.parts = workspace.as<float>();
-  const Grid grid{blocks(tiles, p.groups, parts), threads(Tile::kThreads), kStagesBytes<Tile, Pipeline>};
+  const Grid grid{blocks(tiles, p.groups, parts), threads(Tile::kThreads),
+                  kStagesBytes<Tile, Pipeline> + Positions<Tile>::kSharedBytes};
   const Status status = launch(igemm_wgrad<Tile, Pipeline>, grid, IgemmWgrad(g));
   if (!status.ok()) return status;
   const int64_t lanes = lanes_of_rows(kAddThreads, parts);
