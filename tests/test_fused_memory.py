@@ -102,6 +102,14 @@ def test_what_is_computed_again_is_what_was(use: str, order: int) -> None:
         torch.testing.assert_close(got, want)
 
 
+def test_a_checkpoint_counts_the_batch_as_often_as_pytorchs() -> None:
+    """It runs the layer again until the last tensor is kept: the statistics are to be moved before that."""
+    ours, theirs = chain(1)
+    for m in (ours, theirs):
+        checkpoint(m, leaf(2, 4, 6, 6), use_reentrant=False).sum().backward()
+    torch.testing.assert_close([*ours.buffers()], [*theirs.buffers()])
+
+
 def test_a_step_before_backward_changes_nothing() -> None:
     """The filter gradient of the second layer needs the first layer's result, not what its weights are by then."""
     ours, theirs = chain(2)

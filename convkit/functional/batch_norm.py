@@ -84,13 +84,13 @@ def _train(
     if _processes(bn.group) > 1:
         mean, var, count = across_processes(mean, var, number, bn.group)
         number = count
-    norm = Norm(mean, (var + bn.eps).rsqrt_(), bn.weight, bn.bias, residual, *activation)
-    z = normalised(y, norm, Statistics(bn.eps, True, count, bn.group), p.norm_backend)
+    norm, norm_backend = Norm(mean, (var + bn.eps).rsqrt_(), bn.weight, bn.bias, residual, *activation), p.norm_backend
+    # Before the result: a checkpoint ends its second run where the last tensor is kept, and counts the batch twice.
     for running, value in ((bn.running_mean, mean), (bn.running_var, var)):
         if running is not None:  # neither has a graph; the unbiased variance is kept
             value = value if value is mean else value * (number / (number - 1))
             running.lerp_(value if value.dtype is running.dtype else value.to(running.dtype), bn.momentum)
-    return z
+    return normalised(y, norm, Statistics(bn.eps, True, count, bn.group), norm_backend)
 
 
 def _folded(bn: BatchNorm, conv_bias: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:

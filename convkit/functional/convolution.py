@@ -72,7 +72,7 @@ def prepare_conv(
         plan_conv, op, ndim, input, weight, bias, stride, padding, dilation, groups, padding_mode, strict
     )
     if plan.pad:
-        x = pad_input(x, plan.pad, padding_mode)
+        x = pad_input(x, plan.pad, padding_mode).to(x.dtype)  # under autocast, PyTorch pads in float32
     elif padding == "same" and plan.spec.pad_before != plan.spec.pad_after:
         _warn_uneven_same()
     return x, weight, bias, plan
