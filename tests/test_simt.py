@@ -175,6 +175,15 @@ def test_simt_finds_an_invalid_index(simt: Simt) -> None:
             simt.max_unpool(x, indices, (4, 5), False)
 
 
+def test_simt_unpools_images_in_turn_where_a_table_holds_few(simt: Simt) -> None:
+    """2900 x 2900 numbers are more than 32 MB for two images; of equal indices the last one wins."""
+    x, size = torch.arange(1.0, 31.0).view(2, 1, 3, 5), 2900
+    indices = torch.tensor([7, size * size - 1, 7, 0, size]).expand(2, 1, 3, 5).contiguous()
+    y = simt.max_unpool(x, indices, (size, size), False).view(2, -1)
+    assert y.count_nonzero() == 8
+    assert y[:, [7, -1, 0, size]].tolist() == x[:, 0, 2, [2, 1, 3, 4]].tolist()
+
+
 @pytest.mark.parametrize("channels", [3, 32])
 def test_simt_an_offset_beyond_a_small_adaptive_window_names_nothing(channels: int, simt: Simt) -> None:
     """Windows [0, 2), [1, 4) and [3, 5) of 5 elements: tap 2 belongs to the second alone."""

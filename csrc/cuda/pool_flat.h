@@ -18,6 +18,7 @@ struct Plane {
     window.d = position;
     return window;
   }
+  CONVKIT_DEVICE int32_t position(const Window& at) const { return (at.d * h.divisor() + at.h) * w.divisor() + at.w; }
 };
 
 // False if its positions need more than 32 bits.

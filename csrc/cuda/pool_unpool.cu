@@ -1,19 +1,17 @@
-// max_unpool and plane_scatter: elements go where flat indices say.
+// max_unpool: elements go where flat indices say.
 //
-// Computes  max_unpool     y[indices[o]] = x[o], zero elsewhere; of equal indices the last o in row-major order counts
-//           plane_scatter  dx[indices[o]] += dy[o], added in row-major order of o
+// Computes  y[indices[o]] = x[o], zero elsewhere; of equal indices the last o in row-major order counts
 // Layout    any strides
-// Mapping   a warp makes one chunk of one plane's positions in shared memory: it reads the plane's indices 32 at a
-//           time, in row-major order, and keeps those of its chunk. Lanes that name one position find each other by a
-//           match: the last of them writes, or they add one after the other. So no atomics are needed, and the order
-//           is the definition's. The chunk is then written once, zeros included: there is no pass of zeros before.
-//           Where channels are neighbours a block is up to 8 of them, a warp each, which share the lines of x and
-//           indices in L1 and write 8 neighbours at once.
-// Memory    indices are read once per chunk of 16 KB of sums, from L2 behind the first; y is written once
-// Limits    floating dtypes; planes of 2^30 positions. An index outside of the plane adds nothing in plane_scatter and
-//           ends the kernel in max_unpool (device/require.h): the host would have to wait to name it.
-#include <type_traits>
-
+// Mapping   three launches over a table with a number for each element of y. The first clears it, the second lets every
+//           element o of x raise its position's number to o + 1, the third makes one element of y per thread from the x
+//           that its number names. A maximum does not depend on the order in which it is raised: the same bits each
+//           time, and the definition's. In the first and third, threads follow y's memory, in the second that of
+//           indices.
+// Memory    x and indices are read once, y is written once. The table is cleared, raised and read in L2: images are
+//           taken as many at a time as keep it within kTableBytes.
+// Limits    floating dtypes; planes of 2^30 positions, 2^31 elements of x and of y per image. An index outside of the
+//           plane ends the kernel (device/require.h): the host would have to wait to name it.
+#include "cuda/device/pack.h"
 #include "cuda/device/require.h"
 #include "cuda/pool_flat.h"
 #include "cuda/pool_kernels.h"
@@ -21,119 +19,98 @@
 namespace convkit::cuda {
 namespace {
 
-constexpr int kMostWarps = 8;
-constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int64_t kTableBytes = 32 << 20;  // less than the L2 of the GPUs that matter
+constexpr int kClearThreads = 256, kClearCount = kPackCount<int32_t>;
 
-struct Put {
+struct Unpool {
   TensorView x, indices, y;
   Plane from, to;
-  Divider chunks, groups;             // blockIdx.x -> (image, group of channels, chunk)
-  int32_t chunk, pitch, channels, c;  // positions of a chunk; elements between two warps' chunks; of a block; in all
+  int32_t* table;                                      // [image][channel][position], in the order of y's memory
+  int64_t table_image, table_channel, table_position;  // its strides
+
+  CONVKIT_DEVICE int64_t number(int64_t n, int64_t c, int64_t position) const {
+    return n * table_image + c * table_channel + position * table_position;
+  }
 };
 
-template <typename T, bool kAdd>
-__global__ void __launch_bounds__(kMostWarps* kWarpLanes) put_in_planes(const Put g) {
-  using E = std::conditional_t<kAdd, accumulate_t<T>, T>;
-  const int32_t thread = static_cast<int32_t>(threadIdx.x), lane = thread % kWarpLanes, warp = thread / kWarpLanes;
-  int32_t n = static_cast<int32_t>(blockIdx.x);
-  const int32_t begin = g.chunks.take(&n) * g.chunk, first = g.groups.take(&n) * g.channels;
-  const int32_t count = g.to.volume - begin < g.chunk ? g.to.volume - begin : g.chunk;
-  E* sums = static_cast<E*>(shared_memory());
-  E* own = sums + warp * g.pitch;
-  for (int32_t i = lane; i < count; i += kWarpLanes) own[i] = E{};
-  __syncwarp(kAllLanes);
+__global__ void __launch_bounds__(kClearThreads) clear_table(int32_t* table, const int64_t packs) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kClearThreads + threadIdx.x;
+  if (i < packs) store_pack(table + i * kClearCount, Pack<int32_t, kClearCount>{});
+}
 
-  const int32_t channel = first + warp < g.c ? first + warp : g.c - 1;  // a warp beyond the last does the last's work
-  const T* x = data<T>(g.x) + n * g.x.stride[kN] + channel * g.x.stride[kC];
-  const int64_t* indices = data<int64_t>(g.indices) + n * g.indices.stride[kN] + channel * g.indices.stride[kC];
-  const auto index_at = [&](int32_t o) -> int64_t {
-    return o < g.from.volume ? indices[offset(g.indices, 0, 0, g.from.at(o).d, g.from.at(o).h, g.from.at(o).w)] : 0;
-  };
-  int64_t next = index_at(lane);
-  for (int32_t base = 0; base < g.from.volume; base += kWarpLanes) {
-    const int32_t o = base + lane;
-    const int64_t index = next;
-    next = index_at(o + kWarpLanes);  // on its way while this one is worked on
-    const bool there = o < g.from.volume;
-    if (!kAdd) require(!there || (index >= 0 && index < g.to.volume), "Found an invalid max index", index);
-    const bool take = there && index >= begin && index < begin + count;
-    if (!__any_sync(kAllLanes, take)) continue;
-    // Lanes that take nothing have keys that no index of the chunk has, and are mates of nobody who does.
-    const int32_t at = take ? static_cast<int32_t>(index - begin) : -1;
-    const unsigned mates = __match_any_sync(kAllLanes, at);
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) raise_numbers(const Unpool g, const Walk walk) {
+  int64_t c;
+  Window at;
+  if (!walk.find(1, &c, &at)) return;
+  const int32_t o = g.from.position(at);
+  for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
+    const int64_t index = data<int64_t>(g.indices)[offset(g.indices, n, c, at.d, at.h, at.w)];
+    require(index >= 0 && index < g.to.volume, "Found an invalid max index", index);
+    atomicMax(g.table + g.number(n, c, index), o + 1);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks) follow_numbers(const Unpool g, const Walk walk) {
+  int64_t c;
+  Window at;
+  if (!walk.find(1, &c, &at)) return;
+  for (int64_t n = blockIdx.y; n < walk.images; n += gridDim.y) {
+    const int32_t number = g.table[g.number(n, c, g.to.position(at))];
     T value{};
-    if (take) {
-      const Window where = g.from.at(o);
-      value = x[offset(g.x, 0, 0, where.d, where.h, where.w)];
+    if (number > 0) {
+      const Window from = g.from.at(number - 1);
+      value = data<T>(g.x)[offset(g.x, n, c, from.d, from.h, from.w)];
     }
-    if constexpr (kAdd) {
-      const int before = __popc(mates & ((1u << lane) - 1));
-      for (int turn = 0; __any_sync(kAllLanes, take && before >= turn); ++turn) {
-        if (take && before == turn) own[at] += load(&value);
-        __syncwarp(kAllLanes);
-      }
-    } else {
-      if (take && mates >> lane == 1) own[at] = value;
-      __syncwarp(kAllLanes);
-    }
-  }
-  __syncthreads();
-
-  // Channels fastest where there are several: neighbours in memory.
-  const int32_t live = g.c - first < g.channels ? g.c - first : g.channels;
-  for (int32_t i = thread; i < count * g.channels; i += static_cast<int32_t>(blockDim.x)) {
-    const int32_t c = i % g.channels, position = i / g.channels;
-    if (c >= live) continue;
-    const Window where = g.to.at(begin + position);
-    T* to = data<T>(g.y) + offset(g.y, n, first + c, where.d, where.h, where.w);
-    if constexpr (kAdd)
-      store(to, sums[c * g.pitch + position]);
-    else
-      *to = sums[c * g.pitch + position];
+    data<T>(g.y)[offset(g.y, n, c, at.d, at.h, at.w)] = value;
   }
 }
 
-template <typename T, bool kAdd>
-Status run(const TensorView& x, const TensorView& indices, const TensorView& y) {
-  using E = std::conditional_t<kAdd, accumulate_t<T>, T>;
-  Put g{};
-  g.x = x;
-  g.indices = indices;
-  g.y = y;
-  if (!plane_of(x, &g.from) || !plane_of(y, &g.to)) return kPlaneTooLarge;
-  g.c = static_cast<int32_t>(y.size[kC]);
-  g.channels = y.stride[kC] != 1 ? 1 : g.c < kMostWarps ? g.c : kMostWarps;
-  // At most 40 KB of a block; one element more for each, so that a position's channels lie in different banks.
-  constexpr int32_t kPlaneBytes = 16 << 10, kBlockBytes = 40 << 10;
-  const int32_t share = kBlockBytes / g.channels;
-  g.chunk = (share < kPlaneBytes ? share : kPlaneBytes) / static_cast<int32_t>(sizeof(E));
-  g.chunk = g.to.volume < g.chunk ? g.to.volume : g.chunk;
-  g.pitch = g.chunk + 1;
-  const int64_t chunks = ceil_div(g.to.volume, g.chunk), groups = ceil_div(g.c, g.channels);
-  if (chunks * groups * y.size[kN] > kMostBlocksX) return {"more chunks of planes than one grid has blocks"};
-  g.chunks = Divider(chunks);
-  g.groups = Divider(groups);
-  const Grid grid{blocks(chunks * groups * y.size[kN]), threads(g.channels * kWarpLanes),
-                  static_cast<size_t>(g.channels * g.pitch) * sizeof(E)};
-  return launch(put_in_planes<T, kAdd>, grid, Put(g));
-}
-
-template <bool kAdd>
-Status put(const TensorView& x, const TensorView& indices, const TensorView& y) {
-  if (numel(y) == 0) return kOk;
-  Status status = kFlatFloatingOnly;
-  visit_floating(x.dtype, [&](auto t) { status = run<typename decltype(t)::type, kAdd>(x, indices, y); });
-  return status;
+// Some images, whose numbers the table holds.
+template <typename T>
+Status run_images(const Unpool& g) {
+  const int64_t packs = ceil_div(g.y.size[kN] * g.table_image, kClearCount);
+  const char* refusal;
+  const Walk results = walk_over(g.y, 1, &refusal);
+  if (refusal != nullptr) return {refusal};
+  Status status = launch(clear_table, Grid{blocks(ceil_div(packs, kClearThreads)), threads(kClearThreads)},
+                         static_cast<int32_t*>(g.table), int64_t(packs));
+  if (status.ok() && numel(g.x) > 0) {
+    const Walk elements = walk_over(g.indices, 1, &refusal);
+    if (refusal != nullptr) return {refusal};
+    status = launch(raise_numbers, grid_of(elements), Unpool(g), Walk(elements));
+  }
+  return status.ok() ? launch(follow_numbers<T>, grid_of(results), Unpool(g), Walk(results)) : status;
 }
 
 }  // namespace
 
 Status max_unpool(const TensorView& x, const TensorView& indices, const TensorView& y, int64_t*) {
-  return put<false>(x, indices, y);
-}
-
-Status plane_scatter(const TensorView& dy, const TensorView& indices, const TensorView& dx) {
-  return put<true>(dy, indices, dx);
+  if (numel(y) == 0) return kOk;
+  Unpool g{};
+  if (!plane_of(x, &g.from) || !plane_of(y, &g.to)) return kPlaneTooLarge;
+  const int64_t channels = y.size[kC];
+  const bool channels_first = y.stride[kC] == 1 && channels > 1;
+  g.table_image = channels * g.to.volume;
+  g.table_channel = channels_first ? 1 : g.to.volume;
+  g.table_position = channels_first ? channels : 1;
+  const int64_t each = kTableBytes / (g.table_image * static_cast<int64_t>(sizeof(int32_t)));
+  const int64_t images = each < 1 ? 1 : each < y.size[kN] ? each : y.size[kN];
+  const Workspace table(ceil_div(images * g.table_image, kClearCount) * kPackBytes);
+  if (!table.status().ok()) return table.status();
+  g.table = table.as<int32_t>();
+  Status status = kFlatFloatingOnly;
+  visit_floating(x.dtype, [&](auto t) {
+    for (int64_t n = 0; n < y.size[kN]; n += images) {
+      const int64_t count = y.size[kN] - n < images ? y.size[kN] - n : images;
+      g.x = sliced(x, kN, n, count);
+      g.indices = sliced(indices, kN, n, count);
+      g.y = sliced(y, kN, n, count);
+      status = run_images<typename decltype(t)::type>(g);
+      if (!status.ok()) return;
+    }
+  });
+  return status;
 }
 
 }  // namespace convkit::cuda

@@ -59,3 +59,11 @@ T shuffle(unsigned mask, T value, int from, const char* site) {
 }
 
 }  // namespace convkit::simt
+
+// Blocks run side by side; returns what was there before.
+inline int atomicMax(int* at, int value) {
+  int before = __atomic_load_n(at, __ATOMIC_RELAXED);
+  while (before < value && !__atomic_compare_exchange_n(at, &before, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return before;
+}
