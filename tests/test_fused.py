@@ -267,6 +267,20 @@ def test_mixed_dtypes() -> None:
     torch.testing.assert_close(*results, rtol=2**-6, atol=2**-6)
 
 
+@pytest.mark.parametrize(("channels", "size"), [(4, 1), (1, 5), (4, 5)])
+def test_strides_of_sizes_of_one_are_those_that_pytorchs_give(channels: int, size: int) -> None:
+    """What follows reads the layout out of them: torch.cat, interpolation, a dropout's draws."""
+    ours, theirs = pair(channels=channels)
+    x = leaf(2, 3, size, size).to(memory_format=torch.channels_last)
+    conv = theirs.conv
+    for training, gradients in itertools.product((True, False), repeat=2):
+        with torch.set_grad_enabled(gradients):
+            assert ours.train(training)(x).stride() == theirs.train(training)(x).stride()
+            activated = CF.fused_conv2d(x, conv.weight, padding=1, activation="relu")
+            assert activated.stride() == conv(x).relu().stride()
+            assert CF.fused_conv2d(x, conv.weight, padding=1).stride() == conv(x).stride()
+
+
 def test_an_explicit_backend_computes_or_refuses() -> None:
     layer, theirs = pair()
     x = leaf(2, 3, 5, 5)

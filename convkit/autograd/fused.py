@@ -17,7 +17,7 @@ from convkit.autograd.conv import dense, dgrad, fprop
 from convkit.autograd.function import differentiable, transforming
 from convkit.autograd.recipe import Recipe, attach, remembering
 from convkit.backends.base import Backend, Norm, accumulate_dtype
-from convkit.backends.layout import is_channels_last
+from convkit.backends.layout import elementwise, is_channels_last
 from convkit.backends.selection import select
 from convkit.problem import ConvSpec
 
@@ -60,8 +60,11 @@ def in_one_kernel(p: Problem, scale: Tensor | None, bias: Tensor | None, residua
     """act(conv(x, w) scale + bias + residual), without derivatives; the activation is that of ``p.spec``."""
     bias, scale = dense(bias), dense(scale)
     if p.output_size is None:
-        return p.backend.conv_fprop(p.x, p.w, bias, scale, residual, p.spec, p.channels_last)
-    return p.backend.conv_dgrad(p.x, p.w, bias, scale, residual, p.output_size, p.spec, p.channels_last)
+        z = p.backend.conv_fprop(p.x, p.w, bias, scale, residual, p.spec, p.channels_last)
+    else:
+        z = p.backend.conv_dgrad(p.x, p.w, bias, scale, residual, p.output_size, p.spec, p.channels_last)
+    alone = scale is None and residual is None and not p.spec.activation
+    return elementwise(z) if p.channels_last and not alone else z
 
 
 def convolved(p: Problem) -> Tensor:
@@ -88,7 +91,7 @@ def normalised(y: Tensor, norm: Norm, statistics: Statistics, backend: Backend) 
     weight and bias may be of any dtype and strides. Where there is no residual, whoever reads z need not keep it: see
     :mod:`convkit.autograd.recipe`.
     """
-    channels_last = is_channels_last(y)
+    channels_last = is_channels_last(y) and not y.is_contiguous()
     with remembering(norm.residual):
         z = bn_act(y, *norm, statistics, channels_last, backend)
     if norm.residual is None and not torch.compiler.is_compiling() and z.requires_grad and not transforming():

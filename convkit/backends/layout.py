@@ -39,6 +39,11 @@ def in_layout(t: Tensor, channels_last: bool) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last if t.dim() == 4 else torch.channels_last_3d)
 
 
+def elementwise(t: Tensor) -> Tensor:
+    """``t`` with the strides that an operation on its elements gives: of sizes of 1, those of a contiguous tensor."""
+    return t.view(-1).view(t.shape) if t.is_contiguous() and is_channels_last(t) else t
+
+
 def result_strides(size: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
     """Strides of a dense (N, C, *spatial) tensor; with ``channels_last``, C varies fastest."""
     last = len(size) - 1
