@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import convkit
+import convkit.functional as CF
 from convkit import backends
 from convkit.autograd.conv import convolution, transposed_convolution
 from convkit.autograd.pool import average_pooling, max_pooling
@@ -335,6 +336,37 @@ def test_transforms() -> None:
     torch.testing.assert_close(torch.func.jacrev(torch.func.jacfwd(loss))(x), expected)
     batched = torch.func.vmap(torch.func.grad(loss))(torch.stack([x, 2 * x]))
     torch.testing.assert_close(batched[1], torch.func.grad(loss)(2 * x))
+
+
+NESTED = {
+    "conv2d": lambda x: CF.conv2d(x, x[..., :2, :2], stride=2),
+    "conv_transpose2d": lambda x: CF.conv_transpose2d(x, x[..., :2, :2], stride=2),
+    "fused_conv2d": lambda x: CF.fused_conv2d(x, x[..., :2, :2], scale=x[0, 0, 0, :2], activation="silu"),
+    "max_pool2d": lambda x: CF.max_pool2d(x, 2, 1),
+    "avg_pool2d": lambda x: CF.avg_pool2d(x, 2, 1),
+    "lp_pool2d": lambda x: CF.lp_pool2d(x.abs() + 1, 3, 2),
+    "stochastic_pool2d": lambda x: CF.stochastic_pool2d(x, 2, training=False),
+    "max_unpool2d": lambda x: CF.max_unpool2d(*CF.max_pool2d(x, 2, return_indices=True), 2, output_size=(4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_transforms(name: str) -> None:
+    """What a formula saves keeps, within transforms, its batch dimension and the tangents of those further out."""
+    x = leaf(2, 2, 4, 3).detach()
+    op = NESTED[name]
+
+    def loss(x: Tensor) -> Tensor:
+        return op(x).pow(3).sum()
+
+    expected = torch.autograd.functional.hessian(loss, x)
+    for outer, inner in itertools.product((torch.func.jacrev, torch.func.jacfwd), repeat=2):
+        torch.testing.assert_close(outer(inner(loss))(x), expected)
+    samples = torch.stack([x, 2 * x]).requires_grad_()
+    (batched,) = torch.autograd.grad(torch.func.vmap(loss)(samples).sum(), samples)
+    torch.testing.assert_close(batched[1], torch.func.grad(loss)(2 * x))
+    _, tangent = torch.func.jvp(torch.func.vmap(loss), (samples.detach(),), (samples.detach(),))
+    torch.testing.assert_close(tangent, (batched * samples).flatten(1).sum(1).detach())
 
 
 def test_a_tensor_that_a_transform_left_behind_is_the_one_within() -> None:

@@ -15,11 +15,13 @@ takes the form for transforms, which is slower and right everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch._C import _functorch as functorch
 from torch.autograd import Function
 
 from convkit.backends.tracing import constant_while_traced
@@ -63,6 +65,7 @@ class Formula:
 
 
 _unwrap_if_dead: Callable[[Tensor], Tensor] | None = getattr(torch._C._functorch, "unwrap_if_dead", None)
+_forward_ad_enabled: Callable[[bool], Any] = getattr(forward_ad, "_set_fwd_grad_enabled", nullcontext)
 _functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
@@ -80,6 +83,45 @@ class _Static:
 
     def __init__(self, values: tuple[Any, ...]) -> None:
         self.values = values
+
+
+class _Context:
+    """A ``ctx`` whose other attributes are those of the one within."""
+
+    def __init__(self, ctx: Any) -> None:
+        object.__setattr__(self, "within", ctx)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.within, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.within, name, value)
+
+
+class _Saving(_Context):
+    """Saves for forward-mode AD what is saved for backward.
+
+    What ``ctx.to_save`` has afterwards does not tell under torch.vmap which dimension of a tensor is the batch's.
+    """
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        self.within.save_for_backward(*tensors)
+        self.within.save_for_forward(*tensors)
+
+
+class _Primals(_Context):
+    """Gives saved tensors without the tangents of the level that is differentiated."""
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor | None, ...]:
+        return tuple([t if t is None else _primal(t) for t in self.within.saved_tensors])
+
+
+def _primal(t: Tensor) -> Tensor:
+    if functorch.is_batchedtensor(t):  # torch.vmap has no rule for what takes a tangent off
+        primal = _primal(functorch.get_unwrapped(t))
+        return functorch._add_batch_dim(primal, functorch.maybe_get_bdim(t), functorch.maybe_get_level(t))
+    return forward_ad.unpack_dual(t).primal
 
 
 def _function(name: str, **methods: Callable[..., Any]) -> Any:
@@ -128,14 +170,16 @@ def _operation(formula: type[Formula]) -> Callable[..., Any]:
         return forward(*args[:count], *args[count].values)
 
     def transformed_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        setup_context(ctx, (*inputs[:count], *inputs[count].values), output)
-        ctx.save_for_forward(*ctx.to_save)
+        setup_context(_Saving(ctx), (*inputs[:count], *inputs[count].values), output)
 
     def transformed_backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         return (*formula.backward(ctx, *gradients)[:count], None)
 
     def transformed_jvp(ctx: Any, *tangents: Any) -> Any:
-        return formula.jvp(ctx, *tangents[:count])
+        # PyTorch calls this with forward-mode AD switched off, so that the tangents of a level further out, of a jvp
+        # around this one, would be lost.
+        with _forward_ad_enabled(True):
+            return formula.jvp(_Primals(ctx), *tangents[:count])
 
     eager = _applied(_function(name, forward=eager_forward, backward=formula.backward), count)
     compiled = _function(name, forward=forward, setup_context=setup_context, backward=formula.backward)
