@@ -106,6 +106,20 @@ def test_draws() -> None:
     assert abs(share - 0.3) < 6 * (0.3 * 0.7 / 20000) ** 0.5  # six standard deviations
 
 
+@pytest.mark.parametrize("drawn", ["layer", "window"])
+def test_one_graph_draws_for_all_sizes(drawn: str) -> None:
+    def pool(x: torch.Tensor) -> torch.Tensor:
+        return CF.mixed_pool2d(x, 2, drawn=drawn)
+
+    compiled = torch.compile(pool, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in (6, 9):
+        x = torch.randn(2, 3, size, size + 1)
+        torch.manual_seed(0)
+        expected = pool(x)
+        torch.manual_seed(0)
+        assert torch.equal(compiled(x), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_layout_and_dtype(dtype: torch.dtype) -> None:
     x = image(2, dtype).contiguous(memory_format=torch.channels_last)

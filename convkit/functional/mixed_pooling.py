@@ -77,7 +77,9 @@ def _mixed_pool(
             share = a.reshape(-1, *(1,) * ndim)
     elif drawn is not None and training:
         size = _draw_size(drawn, x, plan.spec)
-        chance = torch.rand(size, generator=generator, device=x.device) if 0 < a < 1 else None
+        # A graph of any size cannot hold the operator that takes a generator, not even with None.
+        source: dict[str, Any] = {} if generator is None else {"generator": generator}
+        chance = torch.rand(size, device=x.device, **source) if 0 < a < 1 else None
         share = a if chance is None else chance < a
     y = _mixture(x, share, plan.spec, backend)
     return y if plan.batched else y.squeeze(0)
