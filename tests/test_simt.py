@@ -231,9 +231,9 @@ def test_simt_windows_of_minus_infinity_choose_an_element(
 
 
 LARGE = (
-    *(PoolCase("", "", (2, 40, 21, 19), 17, 2, 8), PoolCase("", "", (1, 3, 20, 33), (16, 17), 1, 0)),
+    *(PoolCase("", "", (2, 40, 21, 19), 17, 5, 8), PoolCase("", "", (1, 3, 20, 33), (16, 17), 1, 0)),
     PoolCase("", "", (1, 2, 140, 5), (130, 2), 1, (0, 3), dilation=(1, 10)),
-    *(PoolCase("", "", (2, 5, 700), 300, 150, 7, dilation=2), PoolCase("", "", (1, 16, 9, 9, 9), 7, 1, 3)),
+    *(PoolCase("", "", (2, 5, 700), 300, 150, 7, dilation=2), PoolCase("", "", (1, 16, 9, 9, 9), 7, 3, 3)),
     PoolCase("", "", (3, 20, 40, 30), 23, 20, 11, ceil_mode=True),
 )
 

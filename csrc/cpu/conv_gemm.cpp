@@ -3,17 +3,19 @@
 // Computes  out[n,m,o] = act(scale[m] * sum_{c,t} W[m,c,t] in[n,c,o*stride + origin + t*move] + bias[m] + residual)
 //           for one gather, one per stride phase (dgrad: conv_gemm_gather.h), or one per part of the result that
 //           reads the same taps, where many taps lie in the padding (conv_gemm_parts.h).
-// Layout    channels_last results: C = pixels x channels, A = rows of pixels (channels are neighbours in memory),
-//           B = filters, transposed. Others: C = channels x pixels, A = filters as they lie in memory,
-//           B = one strided run of an input row per (channel, tap, segment), or of a zero-padded copy of the row,
-//           where channels are few (conv_gemm_rows.h). Any strides are right; neighbours in memory along channels
-//           (or pixels) are copied as vectors.
+// Layout    channels_last results: C = pixels x channels, A = pixels, read in place where their channels are neighbours
+//           (conv_gemm_in_place.h), else packed in rows, B = filters, transposed. Others: C = channels x pixels, A =
+//           filters as they lie in memory, B = one strided run of an input row per (channel, tap, segment), or of a
+//           zero-padded copy of the row, where channels are few (conv_gemm_rows.h). Any strides are right; neighbours
+//           in memory along channels (or pixels) are copied as vectors.
 // Mapping   one task per (gather, group, up to 8 blocks of pixels, block of channels); it packs both operands of one
 //           depth block at a time, multiplies them (gemm_kernel.h), and stores tiles through the epilogue after the
-//           last. A filter that is a single depth block is packed once for all pixel blocks of the task.
+//           last. A small filter is packed once for all pixel blocks of the task. Tasks of several gathers take turns:
+//           the phases of dgrad write between each other's results, and read the same pixels.
 // Memory    per task: A up to 512 x 256 and B up to 256 x 512 elements (L2), sums of C in the accumulate type.
 // Limits    floating dtypes, zero padding.
 #include "cpu/conv_gemm_ahead.h"
+#include "cpu/conv_gemm_in_place.h"
 #include "cpu/conv_gemm_parts.h"
 #include "cpu/conv_gemm_rows.h"
 #include "cpu/conv_gemm_store.h"
@@ -25,19 +27,24 @@ namespace convkit {
 inline namespace CONVKIT_ISA {
 namespace {
 
+constexpr int64_t kMostFilter = 192 * 1024;  // elements: 768 KiB of float
+
 // How the work is cut; it follows from the problem alone.
 struct Plan {
   bool channels_last;
+  bool stages;  // pixels may be staged, to be read in place (conv_gemm_in_place.h)
   int64_t pixels, pixel_block, pixel_tasks;
-  int64_t blocks;  // pixel blocks of a task, which share one packed filter
+  int64_t blocks;     // pixel blocks of a task, which share one packed filter
+  bool whole_filter;  // all of whose depth blocks are packed at once
   int64_t channel_block, channel_tasks;
   DepthBlock depth;  // size of a full depth block
 };
 
 template <typename A>
-Plan make_plan(const Gather& g, bool channels_last) {
+Plan make_plan(const Gather& g, const TensorView& in, bool channels_last) {
   Plan plan{};
   plan.channels_last = channels_last;
+  plan.stages = channels_last && may_stage_pixels<A>(g, in);
   plan.pixels = g.n * volume(g.out);
   const int64_t taps = g.taps > 0 ? g.taps : 1;
   const int64_t depth = g.depth > 0 ? g.depth : 1;
@@ -57,8 +64,9 @@ Plan make_plan(const Gather& g, bool channels_last) {
     const int64_t blocks = ceil_div(depth, kDepth / taps);
     plan.depth = {0, ceil_div(depth, blocks), 0, taps};
   }
-  // Rows of C come in tiles of kTileRows, columns in vectors.
-  const int64_t pixel_unit = channels_last ? kTileRows : kPanel<A>;
+  // Rows of C come in tiles of kTileRows, columns in vectors. Tiles in place end where a row of the result does.
+  const int64_t tile = plan.stages && g.out[2] <= 256 ? g.out[2] : kTileRows;
+  const int64_t pixel_unit = channels_last ? tile : kPanel<A>;
   const int64_t channel_unit = channels_last ? kPanel<A> : kTileRows;
   const int64_t most_pixels = 256 / pixel_unit * pixel_unit, most_channels = kMaxPixels / channel_unit * channel_unit;
   plan.pixel_tasks = ceil_div(plan.pixels, most_pixels);
@@ -72,9 +80,12 @@ Plan make_plan(const Gather& g, bool channels_last) {
     plan.channel_tasks *= 2;
   plan.channel_block = round_up(ceil_div(g.rows, plan.channel_tasks), channels_last ? channel_unit : 1);
   plan.channel_tasks = ceil_div(g.rows, plan.channel_block);
-  // A filter that is one depth block is packed for up to 8 blocks of pixels, as long as 32 tasks remain.
+  // A filter that is one depth block, or whose panels stay in L2 beside pixels read in place, is packed for up to 8
+  // blocks of pixels, as long as 32 tasks remain.
   plan.blocks = 1;
-  if (plan.depth.channels == depth && plan.depth.taps == taps) {
+  const bool one_block = plan.depth.channels == depth && plan.depth.taps == taps;
+  plan.whole_filter = one_block || (plan.stages && depth * taps * plan.channel_block <= kMostFilter);
+  if (plan.whole_filter) {
     const int64_t tasks = plan.pixel_tasks * plan.channel_tasks * g.groups;
     plan.blocks = tasks < 64 ? 1 : minimum(tasks / 32, 8);
     plan.pixel_tasks = ceil_div(plan.pixel_tasks, plan.blocks);
@@ -103,22 +114,26 @@ struct Scratch {
   PixelBlock* block;
   Piece* pieces;
   Slot* slots;
-  int64_t *row_out, *row_residual, *panel_slots;
+  int64_t *row_out, *row_residual, *panel_slots, *offsets;
+  RowTile* tiles;
 };
 
 template <typename A>
-bool carve(Scratch<A>* s, int64_t rows, int64_t cols, bool split) {
-  const int64_t padded = round_up(cols, kPanel<A>);
-  const size_t sizes[] = {static_cast<size_t>(rows * kDepthPitch) * sizeof(A),
-                          static_cast<size_t>(padded * kDepth) * sizeof(A),
-                          static_cast<size_t>(split ? padded * rows : 0) * sizeof(A),
-                          static_cast<size_t>(kLines<A>) * sizeof(A),
-                          sizeof(PixelBlock),
-                          sizeof(Piece) * kMaxPieces,
-                          sizeof(Slot) * kMaxPieces,
-                          sizeof(int64_t) * kMaxPixels,
-                          sizeof(int64_t) * kMaxPixels,
-                          sizeof(int64_t) * (kMaxPixels + 1)};
+bool carve(Scratch<A>* s, int64_t rows, int64_t cols, int64_t depth, bool split, bool stages) {
+  const int64_t padded = round_up(cols, kPanel<A>), packed = rows * kDepthPitch;
+  const size_t sizes[] = {
+      static_cast<size_t>(stages && packed < kMostStagedPixels ? kMostStagedPixels : packed) * sizeof(A),
+      static_cast<size_t>(padded * depth) * sizeof(A),
+      static_cast<size_t>(split ? padded * rows : 0) * sizeof(A),
+      static_cast<size_t>(kLines<A>) * sizeof(A),
+      sizeof(PixelBlock),
+      sizeof(Piece) * kMaxPieces,
+      sizeof(Slot) * kMaxPieces,
+      sizeof(int64_t) * kMaxPixels,
+      sizeof(int64_t) * kMaxPixels,
+      sizeof(int64_t) * (kMaxPixels + 1),
+      sizeof(int64_t) * kDepth,
+      sizeof(RowTile) * kMaxPixels};
   size_t total = 0;
   for (size_t size : sizes) total += (size + 63) / 64 * 64;
   char* at = static_cast<char*>(thread_scratch(0, total));
@@ -128,10 +143,10 @@ bool carve(Scratch<A>* s, int64_t rows, int64_t cols, bool split) {
     part[i] = at;
     at += (sizes[i] + 63) / 64 * 64;
   }
-  *s = {static_cast<A*>(part[0]),      static_cast<A*>(part[1]),          split ? static_cast<A*>(part[2]) : nullptr,
-        static_cast<A*>(part[3]),      static_cast<PixelBlock*>(part[4]), static_cast<Piece*>(part[5]),
-        static_cast<Slot*>(part[6]),   static_cast<int64_t*>(part[7]),    static_cast<int64_t*>(part[8]),
-        static_cast<int64_t*>(part[9])};
+  *s = {static_cast<A*>(part[0]),       static_cast<A*>(part[1]),          split ? static_cast<A*>(part[2]) : nullptr,
+        static_cast<A*>(part[3]),       static_cast<PixelBlock*>(part[4]), static_cast<Piece*>(part[5]),
+        static_cast<Slot*>(part[6]),    static_cast<int64_t*>(part[7]),    static_cast<int64_t*>(part[8]),
+        static_cast<int64_t*>(part[9]), static_cast<int64_t*>(part[10]),   static_cast<RowTile*>(part[11])};
   return true;
 }
 
@@ -202,7 +217,10 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
   const int64_t most = minimum(plan.pixel_block, end - begin);
   const bool split = plan.depth.channels < g.depth || plan.depth.taps < g.taps;
   Scratch<A> s;
-  if (!carve(&s, plan.channels_last ? most : channels, plan.channels_last ? channels : most, split)) return false;
+  const int64_t depth = plan.whole_filter ? g.depth * g.taps : kDepth;  // of what is packed of the filter
+  if (!carve(&s, plan.channels_last ? most : channels, plan.channels_last ? channels : most, depth, split, plan.stages))
+    return false;
+  const bool in_rows = plan.channels_last && lies_in_rows<T>(g, op.in);
   const T* in = data<T>(op.in) + group * g.depth * op.in.stride[kC];
   Weights<T> weights = op.weights;
   weights.data += group * op.weights_group;
@@ -212,22 +230,47 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
     const int64_t rows = plan.channels_last ? pixels : channels, cols = plan.channels_last ? channels : pixels;
     make_pixels(s.block, g, op.in, op.out, op.epilogue.residual, pixel, pixels);
     const ResultBlock<T> result = place_result(s, op, plan.channels_last, group * g.rows + row, channels);
+    StagedPixels copies{plan.stages ? read_rows(g, *s.block) : ReadRows{}, plan.depth.channels};
+    const bool staged = plan.stages && staging_pays(copies, g, *s.block);
+    int64_t tiles = in_rows ? tiles_in_rows(s.tiles, g, op.in, *s.block) : 0;
     const auto product = [&](const DepthBlock& d, bool first, bool last) {
-      const bool pack_weights = split || pixel == begin;
-      if (plan.channels_last) {
-        pack_pixel_rows(s.a, g, op.in, in, *s.block, d);
-        if (pack_weights) pack_weight_panels(s.b, s.lines, g, weights, row, channels, d);
-      } else {
+      const auto finish = [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
+        store_tile(result, op.epilogue, i, height, panel, tile);
+        fetch_next_residual(result, i, height, rows, panel, ceil_div(cols, kPanel<A>));
+      };
+      const bool pack_weights = !plan.whole_filter || pixel == begin;
+      if (!plan.channels_last) {
         if (pack_weights) pack_weight_rows(s.a, g, weights, row, channels, d);
         pack_pixel_panels(s.b, s.pieces, s.lines, g, op.in, in, *s.block, d);
+        const PanelsOf<A> panels{s.b, d.size() * kPanel<A>, kPanel<A>};
+        const auto nothing = [](int64_t, int64_t) { return static_cast<const char*>(nullptr); };
+        return multiply(rows, cols, d.size(), s.a, panels, s.acc, first, last, finish, nothing);
       }
-      multiply(
-          rows, cols, d.size(), s.a, PanelsOf<A>{s.b, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
-          [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
-            store_tile(result, op.epilogue, i, height, panel, tile);
-            fetch_next_residual(result, i, height, rows, panel, ceil_div(cols, kPanel<A>));
-          },
-          next_pixels(g, op.in, in, d, pixel, pixels, tiles_of(rows)));
+      const int64_t packed = plan.whole_filter ? d.channel * g.taps + d.tap * d.channels : 0;
+      A* const filter = s.b + packed * round_up(cols, kPanel<A>);
+      if (pack_weights) pack_weight_panels(filter, s.lines, g, weights, row, channels, d);
+      const auto multiply_in_place = [&](const A* a, int64_t pitch) {
+        const Runs runs{s.offsets, d.taps, d.channels, pitch};
+        multiply_runs(s.tiles, tiles, rows, cols, runs, a, filter, s.acc, first, last, finish);
+      };
+      if constexpr (std::is_same_v<T, A>) {
+        if (in_rows) {
+          s.offsets[0] = 0;
+          return multiply_in_place(in + d.channel, g.stride[2] * op.in.stride[kW]);
+        }
+      }
+      if (staged) {
+        if (d.tap == 0) {
+          copies.channels = d.channels;
+          stage_pixels(s.a, copies, g, op.in, in + d.channel, *s.block);
+          tiles = tiles_of_staged(s.tiles, copies, g, *s.block);
+        }
+        staged_taps(s.offsets, copies, g, d);
+        return multiply_in_place(s.a, g.stride[2] * copies.channels);
+      }
+      pack_pixel_rows(s.a, g, op.in, in, *s.block, d);
+      multiply(rows, cols, d.size(), s.a, PanelsOf<A>{filter, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,
+               finish, next_pixels(g, op.in, in, d, pixel, pixels, tiles_of(rows)));
     };
     if (g.taps == 0 || g.depth == 0) {  // a phase that no tap reaches
       product({0, 0, 0, 0}, true, true);
@@ -291,7 +334,7 @@ Status run(const ConvProblem& p, bool adjoint, const TensorView& in, const Tenso
   for (int64_t i = 0; i < gathers; ++i) {
     Spatial at;
     const Gather g = gather_at(i, &at);
-    const Plan plan = make_plan<A>(g, channels_last);
+    const Plan plan = make_plan<A>(g, in, channels_last);
     const int64_t count = g.groups * plan.pixel_tasks * plan.channel_tasks;
     if (count > tasks) tasks = count;
   }
@@ -299,9 +342,9 @@ Status run(const ConvProblem& p, bool adjoint, const TensorView& in, const Tenso
   bool failed = false;
   parallel_for(gathers * tasks, [&](int64_t i) {
     Spatial at;
-    Gather g = gather_at(i / tasks, &at);
-    const Plan plan = make_plan<A>(g, channels_last);
-    const int64_t task = i % tasks, channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
+    Gather g = gather_at(i % gathers, &at);
+    const Plan plan = make_plan<A>(g, in, channels_last);
+    const int64_t task = i / gathers, channel_task = task % plan.channel_tasks, rest = task / plan.channel_tasks;
     if (rest >= g.groups * plan.pixel_tasks) return;
     Operands<T> op{in,
                    view(out, at, g),

@@ -6,7 +6,7 @@
 // other: every tap of a segment is then a run of neighbours at the segment's place plus the tap's.
 #pragma once
 
-#include "cpu/conv_gemm_pixels.h"
+#include "cpu/conv_gemm_reads.h"
 #include "cpu/conv_stage.h"
 
 namespace convkit {
@@ -14,42 +14,18 @@ inline namespace CONVKIT_ISA {
 
 constexpr int64_t kMostStaged = 32 * 1024;  // elements: 128 KiB of float, in L2 with both operands
 
-// Sections are the parts of a block that lie in different (n, o) planes of the result. Staged are, of each channel,
-// section and tap along D, `rows` rows of `step` parts of `pitch` elements.
-struct StagedRows {
-  int64_t low[kMaxSpatial];  // the least shift of a tap
-  int64_t q, columns;        // the rows' first result, and the columns that its results read
-  int64_t sections, rows, step, pitch;
+// Staged are, of each channel, section and tap along D, `rows` rows of `step` parts of `pitch` elements.
+struct StagedRows : ReadRows {
+  int64_t step, pitch;
 
   CONVKIT_INLINE int64_t row() const { return step * pitch; }
   CONVKIT_INLINE int64_t slice() const { return rows * row(); }
 };
 
-CONVKIT_INLINE int64_t least_shift(const TapAxis& t) { return t.origin + (t.move < 0 ? (t.count - 1) * t.move : 0); }
-CONVKIT_INLINE int64_t span(const TapAxis& t) { return (t.count - 1) * (t.move < 0 ? -t.move : t.move); }
-
-CONVKIT_INLINE bool starts_section(const PixelBlock& block, int64_t i) {
-  return i == 0 || block.segment[i].start[1] == 0;
-}
-
 template <typename A>
 CONVKIT_INLINE StagedRows make_staged(const Gather& g, const PixelBlock& block) {
-  StagedRows s{};
-  for (int i = 0; i < kMaxSpatial; ++i) s.low[i] = least_shift(g.tap[i]);
-  const bool one = block.segments == 1;
-  s.q = one ? block.segment[0].q : 0;
-  s.columns = ((one ? block.count : g.out[2]) - 1) * g.stride[2] + span(g.tap[2]) + 1;
-  s.step = g.stride[2];
+  StagedRows s{read_rows(g, block), g.stride[2], 0};
   s.pitch = round_up((s.columns - 1) / s.step + 1 + kLanes<A>, kLanes<A>);
-  int64_t first = 0;
-  for (int64_t i = 0; i < block.segments; ++i) {
-    if (starts_section(block, i)) {
-      first = block.segment[i].start[1];
-      ++s.sections;
-    }
-    const int64_t rows = block.segment[i].start[1] - first + span(g.tap[1]) + 1;
-    if (rows > s.rows) s.rows = rows;
-  }
   return s;
 }
 
@@ -68,29 +44,18 @@ CONVKIT_INLINE bool staging_pays(const StagedRows& s, const Gather& g, const Pix
 template <typename T>
 CONVKIT_INLINE void stage_channel(accumulate_t<T>* dst, const StagedRows& s, const Gather& g, const TensorView& view,
                                   const T* in, const PixelBlock& block) {
-  for (int64_t i = 0; i < block.segments; ++i) {
-    if (!starts_section(block, i)) continue;
-    const Segment& first = block.segment[i];
-    const T* origin = in + first.in - first.start[2] * view.stride[kW];
-    for (int64_t t = 0; t < g.tap[0].count; ++t) {
-      const int64_t d = g.tap[0].origin + t * g.tap[0].move, slice = first.start[0] + d;
-      for (int64_t r = 0; r < s.rows; ++r, dst += s.row()) {
-        const int64_t h = s.low[1] + r, row = first.start[1] + h;
-        const bool inside = slice >= 0 && slice < g.in[0] && row >= 0 && row < g.in[1];
-        const T* from = inside ? origin + d * view.stride[kD] + h * view.stride[kH] : in;
-        stage_row(from, view.stride[kW], inside ? g.in[2] : 0, s.q * g.stride[2] + s.low[2], s.columns, dst, s.step,
-                  s.pitch);
-      }
-    }
-  }
+  for_rows_read(s, g, view, in, block, [&](const T* row) {
+    stage_row(row != nullptr ? row : in, view.stride[kW], row != nullptr ? g.in[2] : 0, s.q * g.stride[2] + s.low[2],
+              s.columns, dst, s.step, s.pitch);
+    dst += s.row();
+  });
 }
 
 // Where a tap's elements begin, from those of a segment's first pixel.
 CONVKIT_INLINE int64_t staged_tap(const StagedRows& s, const Gather& g, int64_t t) {
   const Tap tap = tap_at(g, t);
   const int64_t h = tap.shift[1] - s.low[1], w = tap.shift[2] - s.low[2];
-  const int64_t d = (tap.shift[0] - g.tap[0].origin) / (g.tap[0].move != 0 ? g.tap[0].move : 1);
-  return d * s.slice() + h * s.row() + w % s.step * s.pitch + w / s.step;
+  return slice_of(g, tap) * s.slice() + h * s.row() + w % s.step * s.pitch + w / s.step;
 }
 
 // The pieces of every tap, relative to its place. None is masked when it is read.

@@ -44,6 +44,28 @@ extern const GemmKernels<double> kGemmDouble[2];
 CONVKIT_INLINE const GemmKernels<float>* gemm_kernels(float) { return kGemmFloat; }
 CONVKIT_INLINE const GemmKernels<double>* gemm_kernels(double) { return kGemmDouble; }
 
+// A that is not packed: a row's k are `count` runs of `length` neighbours, of which run r begins offset[r] elements
+// behind the row; rows are `pitch` elements apart.
+struct Runs {
+  const int64_t* offset;
+  int64_t count, length, pitch;
+  CONVKIT_INLINE int64_t size() const { return count * length; }
+};
+
+// As GemmKernel, of such rows and a panel of B of its own.
+template <typename A>
+using GemmRunsKernel = void (*)(const A* a, const Runs& runs, const A* b, A* tile, bool accumulate);
+
+template <typename A>
+struct GemmRunsKernels {
+  GemmRunsKernel<A> at[kTileRows][kTileVectors];
+};
+extern const GemmRunsKernels<float> kGemmRunsFloat;
+extern const GemmRunsKernels<double> kGemmRunsDouble;
+
+CONVKIT_INLINE const GemmRunsKernels<float>& gemm_runs_kernels(float) { return kGemmRunsFloat; }
+CONVKIT_INLINE const GemmRunsKernels<double>& gemm_runs_kernels(double) { return kGemmRunsDouble; }
+
 template <typename A>
 struct PanelsOf {
   const A* data;
@@ -73,6 +95,29 @@ CONVKIT_INLINE void multiply(int64_t rows, int64_t cols, int64_t k, const A* a, 
                                                             b.row_pitch, k, tile, !first, asked);
       if (last) store(i, height, j / panel, tile);
       i += height;
+    }
+  }
+}
+
+// Rows [first, first + height) of C, whose A lies at one pitch from `at` on.
+struct RowTile {
+  int64_t at, first, height;
+};
+
+// As above, of tiles whose rows are Runs behind `a`; `b` are panels of their own.
+template <typename A, typename Store>
+CONVKIT_INLINE void multiply_runs(const RowTile* tiles, int64_t count, int64_t rows, int64_t cols, const Runs& runs,
+                                  const A* a, const A* b, A* acc, bool first, bool last, const Store& store) {
+  constexpr int64_t panel = kPanel<A>;
+  const GemmRunsKernels<A>& kernels = gemm_runs_kernels(A(0));
+  alignas(64) A local[kTileRows * panel];
+  for (int64_t j = 0; j < cols; j += panel, b += runs.size() * panel) {
+    const int vectors = cols - j > kLanes<A> ? 2 : 1;
+    for (int64_t t = 0; t < count; ++t) {
+      const RowTile& r = tiles[t];
+      A* tile = acc != nullptr ? acc + (j / panel * rows + r.first) * panel : local;
+      kernels.at[r.height - 1][vectors - 1](a + r.at, runs, b, tile, !first);
+      if (last) store(r.first, r.height, j / panel, tile);
     }
   }
 }
