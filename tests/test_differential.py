@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
+import convkit.functional as CF
 from tests import differential_pools
 from tests.differential import OPS, SPOILT, Call, compare, draw_call, spoil
 
@@ -53,3 +57,21 @@ def test_spoilt_calls_of_other_poolings(op: str, seed: int) -> None:
         call = differential_pools.spoil(rng, call) if i % 8 else call
         difference = compare(call)
         assert difference is None, f"{call}: {difference}"
+
+
+NUMBERS = {
+    "stride of one element": ("conv2d", (torch.ones(1, 2, 3, 3), None, torch.tensor([2]))),
+    "padding with elements": ("conv2d", (torch.ones(1, 2, 3, 3), None, 1, (torch.tensor([[1]]), 0))),
+    "kernel size of one element": ("max_pool2d", (torch.tensor([2]),)),
+    "array of output sizes": ("adaptive_avg_pool2d", (np.array([2, 3]),)),
+    "range of output sizes": ("adaptive_max_pool2d", (range(2, 4),)),
+    "NumPy's integer exponent": ("lp_pool2d", (np.int64(2), 2)),
+    "NumPy's exponent": ("lp_pool2d", (np.float32(1.5), 2)),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_that_are_no_python_ints(case: str) -> None:
+    op, arguments = NUMBERS[case]
+    x = torch.arange(1.0, 73.0).reshape(1, 2, 6, 6)
+    torch.testing.assert_close(getattr(CF, op)(x, *arguments), getattr(F, op)(x, *arguments))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from convkit.problem.arguments import Ints, out_of_range, parse, wrong_type
+from convkit.problem.arguments import Ints, out_of_range, parse
 from convkit.problem.pooling import PoolPlan, check_dim_range
 from convkit.problem.shapes import adaptive_pool_spec
 
@@ -59,7 +59,7 @@ def _parse(op: str, ndim: int, shape: Ints, output_size: Any) -> Ints:
             except TypeError as error:
                 allowed = f"output_size must be an int or {ndim} of ints and None"
                 raise TypeError(f"{error}: {allowed}, not {type(output_size).__name__}") from None
-            raise wrong_type(op, "output_size", list(output_size), "tuple of ints", f"an int or {ndim} ints or None")
+            output_size = list(output_size)  # an array is as good
         count = len(output_size)
         if len(shape) <= count:
             raise ValueError(

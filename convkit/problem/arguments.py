@@ -79,7 +79,9 @@ def _as_index(value: Any) -> Any:
     """``value`` as an int if PyTorch reads it as one (a bool is not), else None."""
     if isinstance(value, (int, torch.SymInt)):
         return None if isinstance(value, bool) else value
-    if isinstance(value, torch.Tensor) and (value.dim() != 0 or value.dtype == torch.bool or value.is_floating_point()):
+    if isinstance(value, torch.Tensor) and (
+        value.numel() != 1 or value.dtype == torch.bool or value.is_floating_point()
+    ):
         return None
     try:
         return operator.index(value)
