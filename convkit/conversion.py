@@ -129,7 +129,7 @@ def _walk(model: torch.nn.Module, verb: str, act: Any) -> ConversionReport:
 def _closed(module: torch.nn.Module) -> str | None:
     """Why nothing inside of ``module`` can be exchanged, None where it can."""
     if isinstance(module, torch.jit.ScriptModule):
-        return "TorchScript: its code is fixed; convert the model before scripting it"
+        return "TorchScript: its code is fixed; convert what it was made of, and trace that under torch.no_grad()"
     if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
         return "compiled: convert the model before torch.compile"
     return None

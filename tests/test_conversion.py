@@ -149,6 +149,16 @@ def test_what_is_closed_is_kept() -> None:
     assert type(lazy) is nn.LazyConv2d
 
 
+def test_a_converted_model_is_traced_without_gradients() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    expected = model(IMAGE + 1)
+    for change in (convkit.convert, convkit.fuse):
+        change(model)
+        with torch.no_grad():
+            traced = torch.jit.trace(model, IMAGE)
+        torch.testing.assert_close(traced(IMAGE + 1), expected)
+
+
 def test_conversion_under_compile_takes_effect() -> None:
     layer = nn.Conv2d(3, 4, 3)
     compiled = torch.compile(lambda x: layer(x), backend="aot_eager", fullgraph=True)
