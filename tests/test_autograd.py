@@ -16,6 +16,7 @@ import convkit
 import convkit.functional as CF
 from convkit import backends
 from convkit.autograd.conv import convolution, transposed_convolution
+from convkit.autograd.function import Formula, operation
 from convkit.autograd.pool import average_pooling, max_pooling
 from convkit.backends.base import RAW_OPS, Backend
 from convkit.backends.layout import is_channels_last, result_strides
@@ -402,3 +403,32 @@ def test_max_pooling_keeps_no_offsets_where_nothing_is_differentiated(monkeypatc
     max_pooling(x, spec, backend="reference")
     torch.func.grad(lambda t: max_pooling(t, spec, backend="reference").sum())(x.detach())
     assert kept == [False, False, True, True, True]
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_without_memory_fails_in_torchs_words() -> None:
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64).expand(1 << 20, 1, 1 << 12, 1 << 12)  # as much as can be addressed
+    for requires_grad in (False, True):
+        with pytest.raises(RuntimeError, match=r"^DefaultCPUAllocator: can't allocate memory: .* 17592186044416 elem"):
+            convkit.functional.max_pool2d(x.detach().requires_grad_(requires_grad), 1)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_gpu_without_memory_is_torchs_error(requires_grad: bool) -> None:
+    """By its type, which the compiled library cannot throw; all other errors stay what they are."""
+
+    class Failing(Formula):
+        tensors = 1
+
+        @staticmethod
+        def forward(x: Tensor, text: str) -> Tensor:
+            raise RuntimeError(text)
+
+    run, x = operation(Failing), torch.ones(1, requires_grad=requires_grad)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory. convkit asked"):
+        run(x, "CUDA out of memory. convkit asked torch for a result of 7 elements")
+    with pytest.raises(RuntimeError, match=r"^another") as caught:
+        run(x, "another")
+    assert type(caught.value) is RuntimeError

@@ -199,12 +199,18 @@ def _operation(formula: type[Formula]) -> Callable[..., Any]:
 
                 return run(call, *args)
             return compiled.apply(*args)
-        if transforming():
-            return transformed.apply(*args[:count], _Static(args[count:]))
-        if torch.is_grad_enabled():
-            for t in args[:count]:
-                if t is not None and t.requires_grad:
-                    return eager(*args)
-        return forward(*args)
+        try:
+            if transforming():
+                return transformed.apply(*args[:count], _Static(args[count:]))
+            if torch.is_grad_enabled():
+                for t in args[:count]:
+                    if t is not None and t.requires_grad:
+                        return eager(*args)
+            return forward(*args)
+        except RuntimeError as error:
+            # The library cannot throw torch's own type, by which programs know that less may fit.
+            if "CUDA out of memory." in str(error) and not isinstance(error, torch.OutOfMemoryError):
+                raise torch.OutOfMemoryError(*error.args) from None
+            raise
 
     return call

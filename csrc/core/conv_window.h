@@ -11,16 +11,22 @@
 namespace convkit {
 inline namespace CONVKIT_ISA {
 
-struct Taps {
-  int64_t count, tap, tap_step, src, src_step;
+// I: GPUs divide 32 bits several times as fast as 64.
+template <typename I>
+struct TapsOf {
+  I count, tap, tap_step, src, src_step;
 };
+using Taps = TapsOf<int64_t>;
 
-struct Axis {
+template <typename I>
+struct AxisOf {
+  using Int = I;
   bool adjoint;
-  int64_t kernel, stride, pad, dilation;
-  int64_t source, result;  // lengths
-  int64_t phases, step;
+  I kernel, stride, pad, dilation;
+  I source, result;  // lengths
+  I phases, step;
 };
+using Axis = AxisOf<int64_t>;
 
 // Source positions relative to j * step that some tap of some phase reads.
 struct Reach {
@@ -40,24 +46,26 @@ CONVKIT_INLINE Axis make_axis(const ConvProblem& p, int dim, bool adjoint) {
 }
 
 // Result positions of a phase.
-CONVKIT_INLINE int64_t phase_length(const Axis& a, int64_t phase) {
+template <typename I>
+CONVKIT_INLINE I phase_length(const AxisOf<I>& a, typename AxisOf<I>::Int phase) {
   return a.result > phase ? (a.result - phase + a.phases - 1) / a.phases : 0;
 }
 
-CONVKIT_INLINE Taps phase_taps(const Axis& a, int64_t phase) {
-  if (!a.adjoint) return Taps{a.kernel, 0, 1, -a.pad, a.dilation};
-  int64_t first = 0;  // the smallest tap t with (phase + pad - t * dilation) divisible by the stride
+template <typename I>
+CONVKIT_INLINE TapsOf<I> phase_taps(const AxisOf<I>& a, typename AxisOf<I>::Int phase) {
+  if (!a.adjoint) return TapsOf<I>{a.kernel, 0, 1, -a.pad, a.dilation};
+  I first = 0;  // the smallest tap t with (phase + pad - t * dilation) divisible by the stride
   while (first < a.kernel && first < a.stride && (phase + a.pad - first * a.dilation) % a.stride != 0) ++first;
-  if (first == a.kernel || first == a.stride) return Taps{0, 0, 1, 0, 1};
-  int64_t gcd = a.stride, rest = a.dilation;
+  if (first == a.kernel || first == a.stride) return TapsOf<I>{0, 0, 1, 0, 1};
+  I gcd = a.stride, rest = a.dilation;
   while (rest != 0) {
-    const int64_t next = gcd % rest;
+    const I next = gcd % rest;
     gcd = rest;
     rest = next;
   }
-  const int64_t every = a.stride / gcd, count = (a.kernel - first + every - 1) / every;
-  const int64_t last = first + (count - 1) * every;
-  return Taps{count, last, -every, (phase + a.pad - last * a.dilation) / a.stride, a.dilation / gcd};
+  const I every = a.stride / gcd, count = (a.kernel - first + every - 1) / every;
+  const I last = first + (count - 1) * every;
+  return TapsOf<I>{count, last, -every, (phase + a.pad - last * a.dilation) / a.stride, a.dilation / gcd};
 }
 
 // Taps of the filter before phase (pd, ph), where filters are packed phase by phase.

@@ -26,17 +26,21 @@ struct Phase {
   int32_t count, tap, tap_step, src, src_step;
   int32_t source;
 
-  CONVKIT_DEVICE void set(const Axis& axis, int32_t phase) {
-    const Taps t = phase_taps(axis, phase);
+  CONVKIT_DEVICE void set(const Axis& wide, int32_t phase) {
+    const auto narrow = [](int64_t v) { return static_cast<int32_t>(v); };
+    const AxisOf<int32_t> axis{wide.adjoint,        narrow(wide.kernel),   narrow(wide.stride),
+                               narrow(wide.pad),    narrow(wide.dilation), narrow(wide.source),
+                               narrow(wide.result), narrow(wide.phases),   narrow(wide.step)};
+    const TapsOf<int32_t> t = phase_taps(axis, phase);
     number = phase;
-    length = static_cast<int32_t>(phase_length(axis, phase));
-    step = static_cast<int32_t>(axis.step);
-    count = static_cast<int32_t>(t.count);
-    tap = static_cast<int32_t>(t.tap);
-    tap_step = static_cast<int32_t>(t.tap_step);
-    src = static_cast<int32_t>(t.src);
-    src_step = static_cast<int32_t>(t.src_step);
-    source = static_cast<int32_t>(axis.source);
+    length = phase_length(axis, phase);
+    step = axis.step;
+    count = t.count;
+    tap = t.tap;
+    tap_step = t.tap_step;
+    src = t.src;
+    src_step = t.src_step;
+    source = axis.source;
   }
 };
 

@@ -41,10 +41,10 @@ using SmallTile = Tile<P, 64, 64, 2, 2, A, B>;
 constexpr int kLargeTile = 128, kSmallTile = 64;
 // Blocks of a kernel that share a multiprocessor, so that one computes while the other waits at its barrier. Of large
 // tiles two do with 128 registers a thread, which hold what 16-bit types need, and TF32 where ldmatrix brings it; in
-// all other kernels of floats they would spill. Small tiles need no word.
+// all other kernels of floats they would spill. 0: as ptxas judges, which is right for small tiles.
 template <typename Tile, bool kAlong>
 constexpr int kResident =
-    Tile::kM == kLargeTile && (sizeof(typename Tile::Element) == 2 || (kAlong && Tile::Products::kTerms == 1)) ? 2 : 1;
+    Tile::kM == kLargeTile && (sizeof(typename Tile::Element) == 2 || (kAlong && Tile::Products::kTerms == 1)) ? 2 : 0;
 constexpr int64_t kEnoughBlocks = 96;  // large tiles from which on they are used: most of a GPU's multiprocessors
 
 // When stages of the pipeline are filled and read: kAhead steps are under way while one is computed. One barrier a step

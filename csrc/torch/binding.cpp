@@ -95,6 +95,12 @@ Place place_of(const Tensor& t) {
   return place;
 }
 
+// In torch's words, by which programs know that less may fit; its exception does not cross the stable interface.
+[[noreturn]] void refuse_memory(bool of_gpu, int64_t elements) {
+  throw std::runtime_error(std::string(of_gpu ? "CUDA out of memory." : "DefaultCPUAllocator: can't allocate memory:") +
+                           " convkit asked torch for a result of " + std::to_string(elements) + " elements");
+}
+
 }  // namespace
 
 Place common_place(std::initializer_list<const Tensor*> tensors) {
@@ -203,13 +209,15 @@ Result allocate(const Tensor& like, ScalarType dtype, int spatial_dims, int64_t 
   }
   strides[0] = step;
   if (channels_last) strides[1] = 1;
-  product(product(step, std::max<int64_t>(n, 1)), 16);  // bytes of the widest dtype
+  const int64_t elements = product(step, std::max<int64_t>(n, 1));
+  product(elements, 16);  // bytes of the widest dtype
   AtenTensorHandle handle = nullptr;
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dims, sizes, strides, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-      like.get_device_index(), &handle));
+  if (aoti_torch_empty_strided(dims, sizes, strides,
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+                               like.get_device_index(), &handle) != AOTI_TORCH_SUCCESS)
+    refuse_memory(device_type == aoti_torch_device_type_cuda(), elements);
   Result r{Tensor(handle), {}};
   r.view = view(r.tensor, spatial_dims, "result");
   if (device_type == aoti_torch_device_type_cpu())
