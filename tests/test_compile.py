@@ -227,3 +227,18 @@ def test_the_switch_of_tf32_is_read_while_tracing() -> None:
         return x + 1 if tf32_allowed() else x - 1
 
     assert float(traced(torch.zeros(()))) == (1 if tf32_allowed() else -1)
+
+
+def test_torch_jit_trace_fixes_sizes() -> None:
+    """It gives sizes as tensors; they are kept as numbers, and another size is refused, not computed wrongly."""
+    w = torch.randn(4, 3, 2, 2)
+
+    def run(x: Tensor) -> Tensor:
+        return CF.adaptive_avg_pool2d(CF.conv_transpose2d(x, w), (3, None))
+
+    x = torch.randn(2, 4, 6, 5)
+    with pytest.warns(torch.jit.TracerWarning, match="Python integer"):
+        traced = torch.jit.trace(run, (x,), check_trace=False)
+    assert torch.equal(traced(x + 1), run(x + 1))
+    with pytest.raises(RuntimeError, match="spatial dimension"):
+        traced(torch.randn(2, 4, 7, 5))

@@ -24,8 +24,10 @@ class PlanCache:
 
     def get(self, make: Callable[..., Plan], *arguments: Any) -> Plan:
         """``make(*arguments)``, or what an equal call made."""
-        if torch.compiler.is_compiling() or not _plain(arguments):
+        if torch.compiler.is_compiling():
             return make(*arguments)
+        if not _plain(arguments):
+            return make(*map(_without_tensors, arguments))
         key = (make, arguments, tuple(map(type, arguments)))
         plan = self._plans.get(key)
         if plan is None:
@@ -34,6 +36,13 @@ class PlanCache:
                 self._plans.clear()
             self._plans[key] = plan
         return plan
+
+
+def _without_tensors(value: Any) -> Any:
+    """A shape as numbers: torch.jit.trace gives tensors, which no operator here takes; it warns that they are fixed."""
+    if type(value) is not torch.Size:
+        return value
+    return tuple([int(v) if isinstance(v, torch.Tensor) else v for v in value])
 
 
 def _plain(arguments: tuple[Any, ...]) -> bool:
