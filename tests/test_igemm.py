@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +159,15 @@ def test_simt_igemm_packs_where_that_pays(simt: Simt) -> None:
             asked += (("conv_wgrad", "y", "x", case.weight[2:]),)
             found = [simt.plan(op, t[a], t[b], size, case.spec, True) for op, a, b, size in asked]
             assert found == expected, (case.name, dtype, last)
+
+
+def test_simt_igemm_packs_no_image_that_32_bits_do_not_span(simt: Simt, tmp_path: Path) -> None:
+    case = ConvCase("deep", "", (8, 128, 28, 28), (128, 128, 3, 3), 1, 1)
+    w = torch.empty(1, dtype=torch.bfloat16).expand(case.weight)
+    memory = torch.from_file(str(tmp_path / "sparse"), shared=True, size=2**31 + 2**27, dtype=torch.bfloat16)
+    for apart, expected in ((784, "conv_igemm_packed"), (17_000_000, "conv_direct")):
+        x = memory.as_strided(case.input, (784, apart, 28, 1))
+        assert simt.plan("conv_fprop", x, w, (), case.spec, True) == expected
 
 
 PACKED = (

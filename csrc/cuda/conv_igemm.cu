@@ -80,9 +80,11 @@ int64_t products_in_tiles(ConvOp op, const ConvProblem& p, DType dtype) {
 
 const char* supports_packed(ConvOp op, const ConvProblem& p, const ConvTensors& t, bool tf32) {
   if (const char* reason = supports(op, p, t)) return reason;
+  const Operands operands = operands_of(op, p, t);
+  if (!pack_reaches(operands.first) || !pack_reaches(operands.second))
+    return "conv_igemm_packed copies images and filters that span less than 2^31 elements of memory";
   if (p.algorithm != 0) return nullptr;
   const int64_t bytes = dtype_bytes(t.x.dtype);
-  const Operands operands = operands_of(op, p, t);
   const int64_t rate = bytes == 2 ? kPacking.products : tf32 ? kPacking.tf32 : kPacking.float32;
   const int64_t cost = products_in_tiles(op, p, t.x.dtype) / rate + operands.packed() * kPacking.per_operand +
                        operands.packed_elements() * bytes * kPacking.per_byte;

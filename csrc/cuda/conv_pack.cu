@@ -7,7 +7,7 @@
 //           neighbours in memory, and each stays at one of them while it goes over the others, so that most divisions
 //           are made once; writing, they take vectors of channels.
 // Memory    each element is read once and written once, both coalesced; kBatch reads of a thread are under way at once
-// Limits    types of 2 and 4 bytes; 2^31 positions and channels per row
+// Limits    types of 2 and 4 bytes; 2^31 positions and channels per row, and elements that a row spans in memory
 #include "cuda/conv_pack.h"
 
 namespace convkit::cuda {
@@ -27,17 +27,19 @@ struct Pack2d {
   int32_t rows, positions, channels;  // of `to`
   bool channels_first;                // of neighbouring threads
 
-  // Where an element of `to` lies in an image or filter of `from`, or -1: its part by position, and by channel.
-  CONVKIT_DEVICE int64_t of_position(int32_t position) const {
+  // Where an element of `to` lies in an image or filter of `from`, or -1: its part by position, and by channel. 32 bits
+  // hold both, which pack_reaches sees to.
+  CONVKIT_DEVICE int32_t of_position(int32_t position) const {
     if (position >= positions) return -1;
     const int32_t at_w = w.take(&position), at_h = h.take(&position);
-    return position * from.stride[kD] + at_h * from.stride[kH] + at_w * from.stride[kW];
+    return position * stride(kD) + at_h * stride(kH) + at_w * stride(kW);
   }
-  CONVKIT_DEVICE int64_t of_channel(int32_t group) const {
+  CONVKIT_DEVICE int32_t of_channel(int32_t group) const {
     if (group >= channels) return -1;
     const int32_t channel = channel_pitch.take(&group);
-    return channel < channels_each ? (static_cast<int64_t>(group) * channels_each + channel) * from.stride[kC] : -1;
+    return channel < channels_each ? (group * channels_each + channel) * stride(kC) : -1;
   }
+  CONVKIT_DEVICE int32_t stride(Dim dim) const { return static_cast<int32_t>(from.stride[dim]); }
 };
 
 // tile[position * pitch + channel] = from. kAlongC: what a thread stays at is a channel.
@@ -49,13 +51,13 @@ CONVKIT_DEVICE void read_tile(const Pack2d& g, const T* from, bool exists, int32
   const int32_t near = kAlongC ? g.tile_channels : g.tile_positions, far = kAlongC ? g.tile_positions : g.tile_channels;
   const int32_t near_step = kAlongC ? 1 : pitch, far_step = kAlongC ? pitch : 1;
   for (int32_t i = lane; i < near; i += g.lanes) {
-    const int64_t own = kAlongC ? g.of_channel(first_channel + i) : g.of_position(first_position + i);
+    const int32_t own = kAlongC ? g.of_channel(first_channel + i) : g.of_position(first_position + i);
     for (int32_t first = row; first < far; first += rows * kBatch) {
       T value[kBatch];
       CONVKIT_UNROLL
       for (int j = 0; j < kBatch; ++j) {
         const int32_t k = first + j * rows;
-        const int64_t other = kAlongC ? g.of_position(first_position + k) : g.of_channel(first_channel + k);
+        const int32_t other = kAlongC ? g.of_position(first_position + k) : g.of_channel(first_channel + k);
         value[j] = T{};
         if (exists && k < far && own >= 0 && other >= 0) value[j] = from[own + other];
       }
@@ -101,7 +103,8 @@ Status pack_channels(const TensorView& from, const PackPlan& plan, void* to) {
   const int64_t channels = plan.channel_groups * plan.channel_pitch;
   constexpr int64_t kMost = 0x7fffffff - kTileElements;
   if (positions * rows == 0) return kOk;
-  if (positions > kMost || channels > kMost || rows > kMost) return {"conv_igemm counts what it packs in 32 bits"};
+  if (positions > kMost || channels > kMost || rows > kMost || !pack_reaches(from))
+    return {"conv_igemm counts what it packs in 32 bits"};
   const int64_t wide = channels < kTileChannels ? channels : kTileChannels;
   const int64_t high = positions < kTileElements / wide ? positions : kTileElements / wide;
   const int64_t position_tiles = ceil_div(positions, high), tiles = position_tiles * ceil_div(channels, wide);

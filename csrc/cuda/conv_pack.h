@@ -47,6 +47,13 @@ inline bool needs_packing(const TensorView& t, const PackPlan& plan) {
   return plan.rows != plan.row_pitch || !vectors_fit(t, plan.channels);
 }
 
+// Whether 32 bits hold where the elements of an image or filter lie behind its first.
+inline bool pack_reaches(const TensorView& t) {
+  int64_t reach = 0;
+  for (const Dim dim : {kC, kD, kH, kW}) reach += t.size[dim] > 1 ? (t.size[dim] - 1) * t.stride[dim] : 0;
+  return reach <= 0x7fffffff;
+}
+
 // to[group of rows][row][position][group of channels][channel] = from, zeros where the plan fills up.
 Status pack_channels(const TensorView& from, const PackPlan& plan, void* to);
 
