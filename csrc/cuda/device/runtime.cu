@@ -42,7 +42,8 @@ void set_workspace_source(const WorkspaceSource& from) { source = from; }
 Workspace::Workspace(int64_t bytes) {
   if (bytes <= 0) return;
   if (source.take != nullptr) data_ = source.take(bytes, &owner_);
-  if (data_ == nullptr) status_ = Status{"CUDA out of memory. There is none for what a kernel keeps between its launches"};
+  if (data_ == nullptr)
+    status_ = Status{"CUDA out of memory. There is none for what a kernel keeps between its launches"};
 }
 
 Workspace::~Workspace() {
