@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 import convkit
 from convkit import backends
@@ -178,7 +178,7 @@ def test_the_reference_keeps_its_precision_under_autocast() -> None:
 @pytest.mark.parametrize("lacking", ["conv_fprop", "bn_act_grad", "conv_plan"])
 def test_a_library_of_another_version_is_refused(lacking: str) -> None:
     """It has to say so: the package is imported without it."""
-    stale = torch.library.Library("stale_" + lacking, "DEF")
+    stale = library.Library("stale_" + lacking, "DEF")
     for name in native.OPERATORS:
         if name != lacking:
             stale.define(f"{name}() -> ()")

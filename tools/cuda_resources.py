@@ -18,9 +18,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from machine_code import complaints, count, disassemble, find_disassembler  # noqa: E402 - likewise
+from machine_code import complaints, count, disassemble, find_disassembler  # noqa: E402 - found by the path above
 
-from convkit.terminal import table  # noqa: E402 - found by the path above
+from convkit.terminal import table  # noqa: E402 - likewise
 from native_build import find_nvcc  # noqa: E402 - likewise
 
 DISASSEMBLED = ("conv_igemm_*.o", "pool_gather.o", "pool_reduce.o", "pool_stochastic.o")

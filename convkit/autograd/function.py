@@ -64,7 +64,7 @@ class Formula:
         raise NotImplementedError
 
 
-_unwrap_if_dead: Callable[[Tensor], Tensor] | None = getattr(torch._C._functorch, "unwrap_if_dead", None)
+_unwrap_if_dead: Callable[[Tensor], Tensor] | None = getattr(functorch, "unwrap_if_dead", None)
 _forward_ad_enabled: Callable[[bool], Any] = getattr(forward_ad, "_set_fwd_grad_enabled", nullcontext)
 _functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
@@ -75,7 +75,7 @@ def _forward_ad_active() -> bool:
 
 @constant_while_traced  # what is active around the traced call: traced, it would see Dynamo's own interpreter
 def _transforms_around_trace() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None or _forward_ad_active()
+    return functorch.peek_interpreter_stack() is not None or _forward_ad_active()
 
 
 class _Static:

@@ -62,7 +62,7 @@ def _lp_pool(
     if semantics not in SEMANTICS:
         raise ValueError(f"semantics must be one of {set(SEMANTICS)}, but got semantics={semantics!r}")
     _check_kernel_size(name, ndim, kernel_size)
-    if isinstance(norm_type, (Integral, Real)) and not isinstance(norm_type, (int, float)):
+    if isinstance(norm_type, Real) and not isinstance(norm_type, (int, float)):
         norm_type = int(norm_type) if isinstance(norm_type, Integral) else float(norm_type)  # NumPy's
     limit = isinstance(norm_type, (int, float)) and norm_type in (inf, -inf)
     _check_types(name, input, norm_type, weight, limit)

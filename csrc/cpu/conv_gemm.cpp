@@ -243,8 +243,7 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
         if (pack_weights) pack_weight_rows(s.a, g, weights, row, channels, d);
         pack_pixel_panels(s.b, s.pieces, s.lines, g, op.in, in, *s.block, d);
         const PanelsOf<A> panels{s.b, d.size() * kPanel<A>, kPanel<A>};
-        const auto nothing = [](int64_t, int64_t) { return static_cast<const char*>(nullptr); };
-        return multiply(rows, cols, d.size(), s.a, panels, s.acc, first, last, finish, nothing);
+        return multiply(rows, cols, d.size(), s.a, panels, s.acc, first, last, finish, AsksNothing{});
       }
       const int64_t packed = plan.whole_filter ? d.channel * g.taps + d.tap * d.channels : 0;
       A* const filter = s.b + packed * round_up(cols, kPanel<A>);

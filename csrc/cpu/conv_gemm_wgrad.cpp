@@ -187,7 +187,6 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
   const T* dy = data<T>(op.dy) + k * op.dy.stride[kC];
   const int64_t begin = part * plan.part, end = minimum(begin + plan.part, plan.pixels);
   const auto keep = [](int64_t, int64_t, int64_t, const A*) {};
-  const auto nothing = [](int64_t, int64_t) { return static_cast<const char*>(nullptr); };
   for (int64_t pixel = begin; pixel < end; pixel += kDepth) {
     make_pixels(block, g, op.x, op.dy, TensorView{}, pixel, minimum(kDepth, end - pixel));
     if (plan.channels_last) {
@@ -196,7 +195,7 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
       for (int64_t i = 0, to = round_up(d.size(), kLanes<A>); to > d.size() && i < block->count; ++i)
         for (int64_t j = d.size(); j < to; ++j) b[i * kDepthPitch + j] = A(0);
       multiply(filters, d.size(), block->count, a, PanelsOf<A>{b, kPanel<A>, kDepthPitch}, acc, pixel == begin, false,
-               keep, nothing);
+               keep, AsksNothing{});
     } else {
       const int64_t step = g.stride[2] * op.x.stride[kW];
       for (int64_t t = 0; t < d.taps; ++t) {
@@ -207,7 +206,7 @@ void sum_part(const Operands<T>& op, const Gather& g, const Plan& plan, int64_t 
       }
       pack_dy_panels(b, lines, op.dy, dy, *block, filters);
       multiply(d.size(), filters, block->count, a, PanelsOf<A>{b, block->count * kPanel<A>, kPanel<A>}, acc,
-               pixel == begin, false, keep, nothing);
+               pixel == begin, false, keep, AsksNothing{});
     }
   }
 }

@@ -74,6 +74,11 @@ struct PanelsOf {
 
 CONVKIT_INLINE int64_t tiles_of(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 
+// Of multiply's tiles that need no memory asked for.
+struct AsksNothing {
+  CONVKIT_INLINE const char* operator()(int64_t, int64_t) const { return nullptr; }
+};
+
 // All rows x cols of C. `acc` holds every tile between the splits of k ([panel][row][kPanel]); it may be
 // nullptr if first and last. With `last`, store(i, height, panel, tile) takes each finished tile. ahead(t, panel) is
 // where the lines begin that tile t of a panel asks for, or nullptr.
