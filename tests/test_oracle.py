@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend
+from convkit.backends.reference import pooling
 from convkit.problem import ACTIVATIONS
 from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
@@ -23,6 +24,7 @@ from convkit.testing.oracle import (
     divided_roundings,
     expect,
     magnitude,
+    mismatch,
     pool_calls,
     terms,
     transposed_calls,
@@ -183,3 +185,18 @@ def test_reference_takes_the_statistics_of_what_it_stores(reference: Backend) ->
             assert torch.equal(y, torch.from_numpy(by_loops(Call("conv_fprop", call.arguments))[0]))
             for result, expected in zip(statistics, norm_loops.statistics(y.numpy())):
                 torch.testing.assert_close(result, torch.from_numpy(expected), rtol=1e-12, atol=1e-13, equal_nan=True)
+
+
+@pytest.mark.parametrize(("name", "elements"), [("k3_s2_p1", 4 * 9 * 30), ("channels_17", 200), ("k2_s2_3d", 1)])
+def test_windows_of_large_problems_come_in_blocks(
+    name: str, elements: int, reference: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four of six planes and the other two, of two of 17, of one."""
+    case = next(c for c in POOLS if c.name == name)
+    calls = pool_calls(case, torch.float32, reference)
+    calls = [call for call in calls if call.arguments.get("offsets") is not False]  # no place holders
+    whole = [expect(call, reference) for call in calls]
+    monkeypatch.setattr(pooling, "_MOST_ELEMENTS", elements)
+    for call, expectations in zip(calls, whole):
+        for result, expected in zip(call.run(reference), expectations):
+            assert mismatch(result, expected) is None, call.op

@@ -20,6 +20,25 @@ def _named(indices: Tensor, volume: int) -> tuple[Tensor, Tensor]:
     return valid, torch.where(valid, indices, 0)
 
 
+def gathered(x: Tensor, indices: Tensor) -> Tensor:
+    """The elements (N, C, *out) that the indices name in their planes; 0 for one that names none."""
+    volume = prod(x.shape[2:])
+    if volume == 0:
+        return x.new_zeros(indices.shape)
+    valid, at = _named(indices.flatten(2), volume)
+    return torch.where(valid, x.flatten(2).gather(2, at), 0).reshape(indices.shape)
+
+
+def scattered(dy: Tensor, indices: Tensor, input_size: Sizes) -> Tensor:
+    """The adjoint of :func:`gathered`, in the type of sums."""
+    volume = prod(input_size)
+    dx = dy.new_zeros(*dy.shape[:2], volume, dtype=accumulate_dtype(dy.dtype))
+    if volume > 0:
+        valid, at = _named(indices.flatten(2), volume)
+        dx = dx.scatter_add(2, at, torch.where(valid, dy.flatten(2).to(dx.dtype), 0))
+    return dx.reshape(*dy.shape[:2], *input_size)
+
+
 def fractional_starts(samples: Tensor, length: int, kernel: int, out: int) -> Tensor:
     """Where the ``out`` windows of a dimension start (N, C, out), given a sample per plane (N, C).
 
@@ -65,20 +84,10 @@ class FlatReference(Backend):
         return finish(y.reshape(size), x.dtype, channels_last)
 
     def plane_gather(self, x: Tensor, indices: Tensor, channels_last: bool) -> Tensor:
-        volume = prod(x.shape[2:])
-        if volume == 0:
-            return finish(x.new_zeros(indices.shape), x.dtype, channels_last)
-        valid, at = _named(indices.flatten(2), volume)
-        y = torch.where(valid, x.flatten(2).gather(2, at), 0)
-        return finish(y.reshape(indices.shape), x.dtype, channels_last)
+        return finish(gathered(x, indices), x.dtype, channels_last)
 
     def plane_scatter(self, dy: Tensor, indices: Tensor, input_size: Sizes, channels_last: bool) -> Tensor:
-        volume = prod(input_size)
-        dx = dy.new_zeros(*dy.shape[:2], volume, dtype=accumulate_dtype(dy.dtype))
-        if volume > 0:
-            valid, at = _named(indices.flatten(2), volume)
-            dx = dx.scatter_add(2, at, torch.where(valid, dy.flatten(2).to(dx.dtype), 0))
-        return finish(dx.reshape(*dy.shape[:2], *input_size), dy.dtype, channels_last)
+        return finish(scattered(dy, indices, input_size), dy.dtype, channels_last)
 
     def fractional_max_pool(
         self,

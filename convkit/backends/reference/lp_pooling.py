@@ -39,10 +39,8 @@ class LpPoolingReference(Backend):
 
     def _as_pytorch(self, x: Tensor, power: Tensor, out: Sizes, spec: PoolSpec, dtype: torch.dtype) -> Tensor:
         size = tuple(x.shape[2:])
-        powers, windows = x.pow(power), Windows(size, out, spec, x.device)
-        total = x.new_zeros(*x.shape[:2], *out)
-        for tap in windows.taps:
-            total += windows.read(powers, tap)
+        windows = Windows(size, out, spec, x.device)
+        total = windows.in_blocks(lambda powers: windows.read(powers).sum(2), x.pow(power))
         total = total * _scale(size, out, spec, x)
         total = torch.where(total.to(dtype).isinf(), total.sign() * INFINITY, total)  # PyTorch stores the sum
         return (total + 0.0).pow(1.0 / power)  # of 0, never of minus 0
@@ -50,21 +48,17 @@ class LpPoolingReference(Backend):
     def _norm(self, x: Tensor, power: Tensor, out: Sizes, spec: PoolSpec) -> Tensor:
         windows = Windows(tuple(x.shape[2:]), out, spec, x.device)
         neutral = torch.where(power > 0, 0.0, INFINITY)  # what adds nothing to the sum
-        size = x.abs()
 
-        def element(tap: Sizes) -> Tensor:
-            return torch.where(windows.valid(tap), windows.read(size, tap), neutral)
+        def norm(x: Tensor) -> Tensor:
+            elements = torch.where(windows.inside, windows.read(x.abs()), neutral)
+            extreme = torch.where(power > 0, elements.amax(2), elements.amin(2))
+            ordinary = (extreme > 0) & (extreme < INFINITY)
+            unit = torch.where(ordinary, extreme, 1)
+            total = (elements / unit.unsqueeze(2)).pow(power).sum(2)
+            return torch.where(ordinary, extreme * total.pow(1.0 / power), extreme)
 
-        extreme = neutral.expand(*x.shape[:2], *out)
-        for tap in windows.taps:
-            value = element(tap)
-            extreme = torch.where(power > 0, torch.maximum(extreme, value), torch.minimum(extreme, value))
-        ordinary = (extreme > 0) & (extreme < INFINITY)
-        unit = torch.where(ordinary, extreme, 1)
-        total = torch.zeros_like(extreme)
-        for tap in windows.taps:
-            total = total + (element(tap) / unit).pow(power)
-        return torch.where(ordinary, extreme * total.pow(1.0 / power), extreme)
+        result: Tensor = windows.in_blocks(norm, x)
+        return result
 
     def lp_pool_bwd(
         self,
@@ -81,16 +75,17 @@ class LpPoolingReference(Backend):
         windows = Windows(size, out, spec, x.device)
         wide = x.to(accumulate_dtype(x.dtype))
         gradient, root = dy.to(wide.dtype), y.to(wide.dtype)
-        if not norm:
-            share = gradient * root.pow(1 - power) * _scale(size, out, spec, wide)
-            # a sum of 0 has the root 0, or infinity for a negative power
-            share = torch.where((root == 0) | ((power < 0) & (root == INFINITY)), 0, share)
-        dx = torch.zeros_like(wide)
-        for tap in windows.taps:
-            if norm:
-                element = windows.read(wide, tap)
-                ratio = torch.where(element.abs() == root, 1, element.abs() / root)
-                slope = ratio.pow(power - 1).clamp(max=torch.finfo(wide.dtype).max) * element.sign()
-                share = gradient * torch.where((element == 0) | (root == 0), 0, slope)
-            dx = windows.add(dx, tap, share)
-        return finish(dx if norm else dx * wide.pow(power - 1), dy.dtype, channels_last)
+        if norm:
+
+            def slopes(x: Tensor, gradient: Tensor, root: Tensor) -> Tensor:
+                element, whole = windows.read(x), root.unsqueeze(2)
+                ratio = torch.where(element.abs() == whole, 1, element.abs() / whole)
+                slope = ratio.pow(power - 1).clamp(max=torch.finfo(x.dtype).max) * element.sign()
+                return windows.add(gradient.unsqueeze(2) * torch.where((element == 0) | (whole == 0), 0, slope))
+
+            return finish(windows.in_blocks(slopes, wide, gradient, root), dy.dtype, channels_last)
+        share = gradient * root.pow(1 - power) * _scale(size, out, spec, wide)
+        # a sum of 0 has the root 0, or infinity for a negative power
+        share = torch.where((root == 0) | ((power < 0) & (root == INFINITY)), 0, share)
+        dx = windows.in_blocks(lambda share: windows.add(share.unsqueeze(2)), share)
+        return finish(dx * wide.pow(power - 1), dy.dtype, channels_last)

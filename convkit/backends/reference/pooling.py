@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from convkit.backends.base import Backend, accumulate_dtype
 from convkit.backends.layout import OFFSET_DTYPES
-from convkit.backends.reference.windows import Sizes, finish, taps
+from convkit.backends.reference.flat import gathered, scattered
+from convkit.backends.reference.windows import Sizes, finish
 from convkit.problem import PoolSpec, offset_bytes, pool_output_size
 
 
@@ -28,44 +33,70 @@ def _adaptive_positions(length: int, out: int, kernel: int, device: torch.device
     return torch.where(at < end, at, -1)
 
 
+#: The elements of windows that are held at once, but for those of a single plane.
+_MOST_ELEMENTS = 1 << 22
+
+
 class Windows:
     """What the taps of all windows read; a tap of a window that reads nothing has the value 0."""
 
     def __init__(self, size: Sizes, out: Sizes, spec: PoolSpec, device: torch.device) -> None:
-        self.size, self.taps = size, list(taps(spec.kernel_size))
-        positions = read_positions(size, out, spec, device)
-        self._inside = [(at >= 0) & (at < n) for at, n in zip(positions, size)]
-        self._nearest = [at.clamp(0, n - 1) for at, n in zip(positions, size)]
+        self.size, dims = size, len(size)
+        flat, inside = (
+            torch.zeros((), dtype=torch.int64, device=device),
+            torch.ones((), dtype=torch.bool, device=device),
+        )
+        for d, (at, n) in enumerate(zip(read_positions(size, out, spec, device), size)):
+            shape = [1] * (2 * dims)  # (*kernel, *out)
+            shape[d], shape[dims + d] = at.shape[1], at.shape[0]
+            at = at.t().reshape(shape)
+            flat, inside = flat * n + at, inside & (at >= 0) & (at < n)
+        taps = (prod(spec.kernel_size), *out)
+        #: (taps, *out): which taps of which windows read an element.
+        self.inside = inside.reshape(taps)
+        #: The same shape: the number of that element in its plane, and one more than the last where there is none.
+        self.index = torch.where(inside, flat, prod(size)).reshape(taps)
+        #: The numbers of the taps, beside those of the windows.
+        self.number = torch.arange(taps[0], dtype=torch.int32, device=device).view(-1, *(1,) * dims)
 
-    def valid(self, tap: Sizes) -> Tensor:
-        """Which windows (*out) have an element at this position."""
-        return outer([inside[:, t] for inside, t in zip(self._inside, tap)])
+    def read(self, x: Tensor) -> Tensor:
+        """x (N, C, *size) -> (N, C, taps, *out): the elements of every window."""
+        planes = torch.cat([x.flatten(2), x.new_zeros(*x.shape[:2], 1)], 2)
+        return planes.gather(2, self.index.flatten().expand(*x.shape[:2], -1)).reshape(*x.shape[:2], *self.index.shape)
 
-    def read(self, x: Tensor, tap: Sizes) -> Tensor:
-        """x (N, C, *size) -> (N, C, *out): the elements at one position of every window."""
-        for d, (at, t) in enumerate(zip(self._nearest, tap)):
-            x = x.index_select(2 + d, at[:, t])
-        return torch.where(self.valid(tap), x, 0)
+    def add(self, y: Tensor) -> Tensor:
+        """The adjoint of :meth:`read`, of y (N, C, taps, *out) or, where all taps have the same, (N, C, 1, *out)."""
+        planes = y.new_zeros(*y.shape[:2], prod(self.size) + 1)
+        planes.index_add_(2, self.index.flatten(), y.expand(*y.shape[:2], *self.index.shape).flatten(2))
+        return planes[:, :, :-1].reshape(*y.shape[:2], *self.size)
 
-    def add(self, dx: Tensor, tap: Sizes, y: Tensor) -> Tensor:
-        """dx + the adjoint of :meth:`read` applied to y (N, C, *out)."""
-        y = torch.where(self.valid(tap), y, 0)
-        for d, (at, t, n) in enumerate(zip(self._nearest, tap, self.size)):
-            into = y.new_zeros(*y.shape[: 2 + d], n, *y.shape[3 + d :])
-            y = into.index_add_(2 + d, at[:, t], y)
-        return dx + y
+    def pick(self, elements: Tensor, chosen: Tensor, otherwise: float) -> Tensor:
+        """Of the elements of every window the one at tap ``chosen`` (N, C, *out); ``otherwise`` where that is -1."""
+        at = chosen.clamp(min=0).to(torch.int64).unsqueeze(2)
+        return torch.where(chosen < 0, otherwise, elements.gather(2, at).squeeze(2))
 
     def indices(self, offsets: Tensor) -> Tensor:
         """The flat input position that each offset (N, C, *out) names, -1 where none."""
-        window = len(self.taps)
-        position, inside = torch.zeros_like(offsets), (offsets >= 0) & (offsets < window)
-        for d, (at, exists, n) in enumerate(zip(self._nearest, self._inside, self.size)):
-            window //= at.shape[1]
-            row = torch.arange(at.shape[0], device=at.device).view(-1, *(1,) * (len(self.size) - 1 - d))
-            tap = offsets // window % at.shape[1]
-            position = position * n + at[row, tap]
-            inside = inside & exists[row, tap]
-        return torch.where(inside, position, -1)
+        named = (offsets >= 0) & (offsets < self.index.shape[0])
+        at = torch.where(named, offsets, 0).to(torch.int64)
+        window = torch.arange(prod(offsets.shape[2:]), device=offsets.device).view(offsets.shape[2:])
+        position = self.index.flatten()[at * window.numel() + window]
+        return torch.where(named & (position < prod(self.size)), position, -1)
+
+    def in_blocks(self, compute: Callable[..., Any], *tensors: Tensor) -> Any:
+        """compute(*tensors), for so many planes at once that their windows' elements fit into memory.
+
+        ``compute`` takes and returns tensors (N, C, ...), and treats every plane alike.
+        """
+        n, c = tensors[0].shape[:2]
+        if n * c * self.index.numel() <= _MOST_ELEMENTS:
+            return compute(*tensors)
+        step = max(1, _MOST_ELEMENTS // self.index.numel())
+        blocks = zip(*(t.reshape(n * c, 1, *t.shape[2:]).split(step) for t in tensors))
+        results = [compute(*block) for block in blocks]
+        if isinstance(results[0], tuple):
+            return tuple(torch.cat(parts).reshape(n, c, *parts[0].shape[2:]) for parts in zip(*results))
+        return torch.cat(results).reshape(n, c, *results[0].shape[2:])
 
 
 def outer(per_dimension: list[Tensor]) -> Tensor:
@@ -98,57 +129,49 @@ def divide(total: Tensor, divisor: Tensor | int) -> Tensor:
 class PoolingReference(Backend):
     def max_pool(self, x: Tensor, spec: PoolSpec, offsets: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
         size = tuple(x.shape[2:])
-        out = pool_output_size(size, spec)
-        windows = Windows(size, out, spec, x.device)
-        lowest = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min
-        top = x.new_full((*x.shape[:2], *out), lowest)  # what a window without any element keeps
-        chosen = torch.full_like(top, -1, dtype=torch.int32)
-        for offset, tap in enumerate(windows.taps):
-            value = windows.read(x, tap)
-            better = (chosen < 0) | (value > top) | (value != value)  # first of ties, last NaN
-            take = windows.valid(tap) & better
-            top = torch.where(take, value, top)
-            chosen = torch.where(take, offset, chosen)
+        windows = Windows(size, pool_output_size(size, spec), spec, x.device)
+        lowest = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min  # of a window without any element
+
+        def choose(x: Tensor) -> tuple[Tensor, Tensor]:
+            elements = windows.read(x)
+            top = torch.where(windows.inside, elements, lowest).amax(2, keepdim=True)  # NaN if any is
+            lost = top != top
+            highest = windows.inside & torch.where(lost, elements != elements, elements == top)
+            last = torch.where(highest, windows.number, -1).amax(2)
+            first = -torch.where(highest, -windows.number, -windows.index.shape[0]).amax(2)
+            chosen = torch.where(lost.squeeze(2) | (last < 0), last, first)  # first of ties, last NaN
+            return windows.pick(elements, chosen, lowest), chosen
+
+        top, chosen = windows.in_blocks(choose, x)
         offset_dtype = OFFSET_DTYPES[offset_bytes(spec.kernel_size)]
         kept = chosen.clamp(min=0) if offsets else chosen[:0]
         return finish(top, x.dtype, channels_last), finish(kept, offset_dtype, channels_last)
 
     def pool_select(self, x: Tensor, offsets: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
         windows = Windows(tuple(x.shape[2:]), tuple(offsets.shape[2:]), spec, x.device)
-        y = x.new_zeros(offsets.shape)
-        for offset, tap in enumerate(windows.taps):
-            y = torch.where(offsets == offset, windows.read(x, tap), y)
-        return finish(y, x.dtype, channels_last)
+        return finish(gathered(x, windows.indices(offsets)), x.dtype, channels_last)
 
     def pool_select_bwd(
         self, dy: Tensor, offsets: Tensor, input_size: Sizes, spec: PoolSpec, channels_last: bool
     ) -> Tensor:
         windows = Windows(tuple(input_size), tuple(dy.shape[2:]), spec, dy.device)
-        gradient = dy.to(accumulate_dtype(dy.dtype))
-        dx = gradient.new_zeros(*dy.shape[:2], *input_size)
-        for offset, tap in enumerate(windows.taps):
-            dx = windows.add(dx, tap, torch.where(offsets == offset, gradient, 0))
-        return finish(dx, dy.dtype, channels_last)
+        return finish(scattered(dy, windows.indices(offsets), input_size), dy.dtype, channels_last)
 
     def pool_indices(self, offsets: Tensor, input_size: Sizes, spec: PoolSpec, channels_last: bool) -> Tensor:
         windows = Windows(tuple(input_size), tuple(offsets.shape[2:]), spec, offsets.device)
-        return finish(windows.indices(offsets.to(torch.int64)), torch.int64, channels_last)
+        return finish(windows.indices(offsets), torch.int64, channels_last)
 
     def avg_pool(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
         size = tuple(x.shape[2:])
         out = pool_output_size(size, spec)
         windows = Windows(size, out, spec, x.device)
         values = x.to(accumulate_dtype(x.dtype))
-        total = values.new_zeros(*x.shape[:2], *out)
-        for tap in windows.taps:
-            total += windows.read(values, tap)
+        total = windows.in_blocks(lambda x: windows.read(x).sum(2, dtype=x.dtype), values)
         return finish(divide(total, divisors(size, out, spec, x.device)), x.dtype, channels_last)
 
     def avg_pool_bwd(self, dy: Tensor, input_size: Sizes, spec: PoolSpec, channels_last: bool) -> Tensor:
         size, out = tuple(input_size), tuple(dy.shape[2:])
         windows = Windows(size, out, spec, dy.device)
         share = divide(dy.to(accumulate_dtype(dy.dtype)), divisors(size, out, spec, dy.device))
-        dx = share.new_zeros(*dy.shape[:2], *size)
-        for tap in windows.taps:
-            dx = windows.add(dx, tap, share)
+        dx = windows.in_blocks(lambda share: windows.add(share.unsqueeze(2)), share)
         return finish(dx, dy.dtype, channels_last)

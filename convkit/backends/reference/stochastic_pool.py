@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from math import prod
 
 import torch
 from torch import Tensor
@@ -45,57 +45,50 @@ def _weights(x: Tensor) -> Tensor:
 
 class StochasticReference(Backend):
     def stochastic_pool(self, x: Tensor, seed: Tensor, spec: PoolSpec, channels_last: bool) -> tuple[Tensor, Tensor]:
-        size = (*x.shape[:2], *pool_output_size(tuple(x.shape[2:]), spec))
+        windows = _windows(x, spec)
         accumulate = accumulate_dtype(x.dtype)
         largest = torch.finfo(accumulate).max
-        total = x.new_zeros(size, dtype=accumulate)
-        for weight in _windows(x, spec, accumulate):
-            total = total + weight
-        index = torch.arange(total.numel(), device=x.device).view(size)
-        # An infinite sum: the element with which it becomes infinite.
-        threshold = torch.where(total > largest, largest, uniform(index, seed, accumulate) * total)
-        y, cumulative = torch.zeros_like(total), torch.zeros_like(total)
-        chosen = torch.full_like(total, -1, dtype=torch.int32)
-        for offset, weight in enumerate(_windows(x, spec, accumulate)):
-            take = (cumulative <= threshold) & (weight > 0) | (weight != weight)  # the last NaN wins
-            y = torch.where(take, weight, y)
-            chosen = torch.where(take, offset, chosen)
-            cumulative = cumulative + weight
+
+        def draw(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            weights = windows.read(_weights(x.to(accumulate)))
+            sums = [torch.zeros_like(weights[:, :, 0])]  # before each tap, in the order that all backends add in
+            for weight in weights.unbind(2):
+                sums.append(sums[-1] + weight)
+            total, before = sums[-1], torch.stack(sums[:-1], 2)
+            # An infinite sum: the element with which it becomes infinite.
+            threshold = torch.where(total > largest, largest, uniform(index, seed, accumulate) * total)
+            take = (before <= threshold.unsqueeze(2)) & (weights > 0) | (weights != weights)  # the last NaN wins
+            chosen = torch.where(take, windows.number, -1).amax(2)
+            return windows.pick(weights, chosen, 0), chosen
+
+        size = (*x.shape[:2], *windows.index.shape[1:])
+        y, chosen = windows.in_blocks(draw, x, torch.arange(prod(size), device=x.device).view(size))
         offset_dtype = OFFSET_DTYPES[offset_bytes(spec.kernel_size)]
         return finish(y, x.dtype, channels_last), finish(chosen, offset_dtype, channels_last)
 
     def stochastic_mean(self, x: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
-        total, squares = _sums(x, spec)
-        infinite = squares == float("inf")
-        y = torch.where(total <= 0, 0, torch.where(infinite, squares, squares / total))
-        return finish(y, x.dtype, channels_last)
+        windows = _windows(x, spec)
+
+        def mean(x: Tensor) -> Tensor:
+            weights = windows.read(_weights(x.double()))  # no square of a float32 number overflows
+            total, squares = weights.sum(2), (weights * weights).sum(2)
+            infinite = squares == float("inf")
+            return torch.where(total <= 0, 0, torch.where(infinite, squares, squares / total))
+
+        return finish(windows.in_blocks(mean, x), x.dtype, channels_last)
 
     def stochastic_mean_bwd(self, dy: Tensor, x: Tensor, y: Tensor, spec: PoolSpec, channels_last: bool) -> Tensor:
-        windows = Windows(tuple(x.shape[2:]), tuple(y.shape[2:]), spec, x.device)
-        total, _ = _sums(x, spec)
-        gradient = torch.zeros_like(x, dtype=torch.float64)
-        for tap in windows.taps:
-            element = windows.read(x.double(), tap)
-            share = dy.double() * ((2 * element - y.double()) / total)
-            gradient = windows.add(gradient, tap, torch.where(element <= 0, 0, share))
-        return finish(gradient, x.dtype, channels_last)
+        windows = _windows(x, spec)
+
+        def gradient(dy: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            elements = windows.read(x.double())
+            total = _weights(elements).sum(2, keepdim=True)
+            share = dy.double().unsqueeze(2) * ((2 * elements - y.double().unsqueeze(2)) / total)
+            return windows.add(torch.where(elements <= 0, 0, share))
+
+        return finish(windows.in_blocks(gradient, dy, x, y), x.dtype, channels_last)
 
 
-def _windows(x: Tensor, spec: PoolSpec, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The weights at each tap of all windows, row-major; padding weighs 0."""
+def _windows(x: Tensor, spec: PoolSpec) -> Windows:
     size = tuple(x.shape[2:])
-    windows = Windows(size, pool_output_size(size, spec), spec, x.device)
-    weights = _weights(x.to(dtype))
-    for tap in windows.taps:
-        yield windows.read(weights, tap)
-
-
-def _sums(x: Tensor, spec: PoolSpec) -> tuple[Tensor, Tensor]:
-    """Sums of the weights and of their squares; in float64, where no square of a float32 number overflows."""
-    out = pool_output_size(tuple(x.shape[2:]), spec)
-    total = x.new_zeros((*x.shape[:2], *out), dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for weight in _windows(x, spec, torch.float64):
-        total = total + weight
-        squares = squares + weight * weight
-    return total, squares
+    return Windows(size, pool_output_size(size, spec), spec, x.device)
