@@ -136,9 +136,8 @@ def spoil_many(seed: int, count: int) -> None:
     assert refused > count // 4, f"only {refused} of {count} calls were refused"
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_spoiled_calls_do_not_crash(seed: int) -> None:
-    program = f"import sys; sys.path[:0] = ['tests']; import test_bad_raw_calls as t; t.spoil_many({seed}, 1500)"
+def test_spoiled_calls_do_not_crash() -> None:
+    program = "import sys; sys.path[:0] = ['tests']; import test_bad_raw_calls as t; t.spoil_many(0, 6000)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     last = done.stdout.strip().splitlines()[-1:]
     assert done.returncode == 0, f"{last}\n{done.stderr[-2000:]}"

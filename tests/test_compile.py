@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,6 +57,7 @@ def operator_arguments(call: Call) -> tuple[Any, tuple[Any, ...]]:
     return operator, seen[0]
 
 
+@functools.cache
 def catalogue(dtype: torch.dtype, layout: str, reference: Backend) -> list[Call]:
     calls = [c for case in CONVOLUTIONS for c in conv_calls(case, dtype, layout)]
     calls += [c for case in TRANSPOSED for c in transposed_calls(case, dtype, layout)]

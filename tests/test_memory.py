@@ -27,40 +27,34 @@ from convkit.testing.oracle import Call, conv_calls, pool_calls, transposed_call
 
 ROOT = Path(__file__).parent.parent
 PAGE = mmap.PAGESIZE
-_maps: list[mmap.mmap] = []
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def guarded(t: Tensor, at_end: bool) -> Tensor:
-    """A dense copy in t's order of dimensions, whose last (or first) byte touches a page without access."""
+    """A dense copy in t's order of dimensions, whose last (or first) byte touches a page without access.
+
+    The tensor holds its pages, and gives them back: a process has room for so many only.
+    """
     size = max(t.numel(), 1) * t.element_size()
     pages = -(-size // PAGE)
     area = mmap.mmap(-1, (pages + 2) * PAGE)
-    _maps.append(area)
     address = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    libc = ctypes.CDLL(None, use_errno=True)
     for page in (0, pages + 1):
-        assert libc.mprotect(ctypes.c_void_p(address + page * PAGE), PAGE, 0) == 0
+        assert LIBC.mprotect(ctypes.c_void_p(address + page * PAGE), PAGE, 0) == 0
     begin = PAGE + (pages * PAGE - size if at_end else 0)
     flat = torch.frombuffer(area, dtype=t.dtype, count=max(t.numel(), 1), offset=begin)
     view = flat.as_strided(t.shape, torch.empty_like(t).stride())
     return view.copy_(t)
 
 
-def run_guarded(part: int) -> None:
-    """Part 0: convolutions; 1: transposed ones and pools; 2: batch norms. Other tests look at the values.
-
-    A process has room for so many guard pages only.
-    """
+def run_guarded() -> None:
+    """Every call of the catalogue; other tests look at the values."""
     native, reference = backends.get("native"), backends.get("reference")
     for dtype, layout in product((torch.float32, torch.bfloat16), ("contiguous", "channels_last")):
-        if part == 0:
-            calls = [c for case in CONVOLUTIONS for c in conv_calls(case, dtype, layout)]
-        elif part == 2:
-            calls = [c for _, c in fused_calls(dtype, layout)]
-        else:
-            calls = [c for case in TRANSPOSED for c in transposed_calls(case, dtype, layout)]
-            calls += [c for case in POOLS for c in pool_calls(case, dtype, reference, layout)]
-            calls += [c for _, c in flat_calls(dtype, layout)]
+        calls = [c for case in CONVOLUTIONS for c in conv_calls(case, dtype, layout)]
+        calls += [c for case in TRANSPOSED for c in transposed_calls(case, dtype, layout)]
+        calls += [c for case in POOLS for c in pool_calls(case, dtype, reference, layout)]
+        calls += [c for _, c in flat_calls(dtype, layout) + fused_calls(dtype, layout)]
         for call, at_end in product(calls, (True, False)):
             changed = {k: guarded(v, at_end) if isinstance(v, Tensor) else v for k, v in call.arguments.items()}
             print(call.op, call.spec, dtype, layout, "end" if at_end else "begin", flush=True)
@@ -68,9 +62,8 @@ def run_guarded(part: int) -> None:
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
-@pytest.mark.parametrize("part", [0, 1, 2])
-def test_arguments_beside_guard_pages(part: int, isa: str) -> None:
-    program = f"import sys; sys.path[:0] = ['tests']; import test_memory; test_memory.run_guarded({part})"
+def test_arguments_beside_guard_pages(isa: str) -> None:
+    program = "import sys; sys.path[:0] = ['tests']; import test_memory; test_memory.run_guarded()"
     environment = {**os.environ, "CONVKIT_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment

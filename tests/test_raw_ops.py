@@ -17,7 +17,7 @@ from convkit.testing.cases import ConvCase, PoolCase, TransposedCase
 from convkit.testing.catalogue import CONVOLUTIONS, POOLS, TRANSPOSED
 from convkit.testing.flat import FRACTIONAL, INDICES, FractionalCase, IndexCase, fractional_calls, index_calls
 from convkit.testing.layouts import LAYOUTS
-from convkit.testing.oracle import Call, conv_calls, data, expect, mismatch, pool_calls, transposed_calls, verify
+from convkit.testing.oracle import Call, conv_calls, data, expect, judge, mismatch, pool_calls, transposed_calls
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -40,16 +40,18 @@ def result_strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ..
     return tuple(prod(max(shape[j], 1) for j in order[order.index(i) + 1 :]) for i in range(len(shape)))
 
 
-def assert_right(call: Call, backend: Backend, reference: Backend) -> None:
-    """The call is right, leaves its arguments alone and returns the layout that was asked for."""
+def assert_right(call: Call, backend: Backend, reference: Backend) -> tuple[Tensor, ...]:
+    """The call is right, leaves its arguments alone and returns the layout that was asked for; its results."""
     tensors = [a for a in call.arguments.values() if isinstance(a, Tensor)]
     before = [stored(a).clone() for a in tensors]
-    for expected, result in verify(call, backend, reference):
+    results = call.run(backend)
+    for expected, result in judge(call, results, backend, reference):
         assert mismatch(result, expected) is None, f"{call.op}: {mismatch(result, expected)}"
         strides = result_strides(tuple(result.shape), call.arguments.get("channels_last", False))
         assert result.stride() == strides, f"{call.op}: strides {result.stride()} instead of {strides}"
     for tensor, copy in zip(tensors, before):
         assert torch.equal(stored(tensor), copy), f"{call.op} wrote to an argument"
+    return results
 
 
 def combinations(cases: tuple[Any, ...]) -> list[Any]:

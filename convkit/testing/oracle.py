@@ -128,14 +128,15 @@ def pool_calls(
     """max_pool with and without offsets, the three operations on its offsets, the average pair and the Lp pairs."""
     x = LAYOUTS[layout](data(case.input, dtype, case.name + " x", exact))
     dy = LAYOUTS[layout](data(case.output, dtype, case.name + " dy", exact))
-    offsets = LAYOUTS[layout](reference.max_pool(x, case.spec, True, False)[1])
+    common = {"spec": case.spec, "channels_last": layout == "channels_last"}
+    largest = Call("max_pool", {"x": x, "offsets": True, **common})
+    offsets = LAYOUTS[layout](_right(largest, reference)[1])
     slides = not case.spec.output_size
     drawn = stochastic_calls(case, x, dy, reference, layout) if slides and dtype.is_floating_point else []
-    common = {"spec": case.spec, "channels_last": layout == "channels_last"}
     backward = {"input_size": case.input[2:], **common}
     return [
-        Call("max_pool", {"x": x, "offsets": True, **common}),
-        Call("max_pool", {"x": x, "offsets": False, **common}),
+        largest,
+        largest.replace(offsets=False),
         Call("pool_select", {"x": x, "offsets": offsets, **common}),
         Call("pool_select_bwd", {"dy": dy, "offsets": offsets, **backward}),
         Call("pool_indices", {"offsets": offsets, **backward}),
@@ -150,14 +151,16 @@ def stochastic_calls(case: PoolCase, x: Tensor, dy: Tensor, reference: Backend, 
     """A draw, the three operations on its offsets (some name no element), and the expectation with its gradient."""
     common = {"spec": case.spec, "channels_last": layout == "channels_last"}
     seed = torch.tensor(zlib.crc32(case.name.encode()) << 31 | 1)
-    offsets = LAYOUTS[layout](reference.stochastic_pool(x, seed, case.spec, False)[1])
-    y = LAYOUTS[layout](reference.stochastic_mean(x, case.spec, False))
+    draw = Call("stochastic_pool", {"x": x, "seed": seed, **common})
+    mean = Call("stochastic_mean", {"x": x, **common})
+    offsets = LAYOUTS[layout](_right(draw, reference)[1])
+    y = LAYOUTS[layout](_right(mean, reference)[0])
     return [
-        Call("stochastic_pool", {"x": x, "seed": seed, **common}),
+        draw,
         Call("pool_select", {"x": x, "offsets": offsets, **common}),
         Call("pool_select_bwd", {"dy": dy, "offsets": offsets, "input_size": case.input[2:], **common}),
         Call("pool_indices", {"offsets": offsets, "input_size": case.input[2:], **common}),
-        Call("stochastic_mean", {"x": x, **common}),
+        mean,
         Call("stochastic_mean_bwd", {"dy": dy, "x": x, "y": y, **common}),
     ]
 
@@ -168,10 +171,15 @@ def _lp_calls(x: Tensor, dy: Tensor, common: dict[str, Any], reference: Backend)
     for p, norm, tensor in ((2.0, False, False), (3.0, True, False), (2.5, True, True)):
         exponent = torch.tensor(p, dtype=torch.float64) if tensor else None
         power: dict[str, Any] = {"exponent": exponent, "p": 0.0 if tensor else p, "norm": norm}
-        y = reference.lp_pool(x, **power, **common)
-        found.append(Call("lp_pool", {"x": x, **power, **common}))
-        found.append(Call("lp_pool_bwd", {"dy": dy, "x": x, "y": y, **power, **common}))
+        root = Call("lp_pool", {"x": x, **power, **common})
+        y = LAYOUTS["channels_last" if common["channels_last"] else "contiguous"](_right(root, reference)[0])
+        found += [root, Call("lp_pool_bwd", {"dy": dy, "x": x, "y": y, **power, **common})]
     return found
+
+
+def _right(call: Call, reference: Backend) -> tuple[Tensor, ...]:
+    """The results of a call as its dtype holds them, contiguous, for calls that take copies of them."""
+    return tuple(e.value.to(e.dtype).contiguous() for e in expect(call, reference))
 
 
 # --- the oracle ------------------------------------------------------------------------------------------------
@@ -304,11 +312,11 @@ def _expect(call: Call, reference: Backend, product: float) -> tuple[Expectation
         return (Expectation(values[0], None, torch.int64),)
     if call.op in EXACT_OPS or not (dtype.is_floating_point or dtype.is_complex):
         return (Expectation(values[0], None, dtype),)
-    (size,) = _map(magnitude(call), lambda t: t.to(torch.float64)).run(reference)
     if call.op == "lp_pool":
         a = call.arguments
         p = a["p"] if a["exponent"] is None else float(a["exponent"])
         return (Expectation(values[0], root_of_sum(values[0], terms(call), p, dtype), dtype),)
+    (size,) = _map(magnitude(call), lambda t: t.to(torch.float64)).run(reference)
     more = LP_SLOPE if call.op == "lp_pool_bwd" else divided_roundings(call) + _epilogue_roundings(call)
     inner = values[0]
     if isinstance(call.spec, ConvSpec) and call.spec.activation != 0:
