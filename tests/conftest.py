@@ -13,7 +13,7 @@ import torch
 from convkit import backends
 from convkit.backends.base import Backend
 from convkit.testing.simt import Simt
-from tests.on_device import OnDevice
+from tests.on_device import OnDevice, lighten_interpreter
 from tests.places import no_gpu
 
 _M_PERTURB, _M_MMAP_THRESHOLD = -6, -3
@@ -23,7 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not torch.cuda.is_available():
         # Read once, when the kernels are defined: they then run on CPU tensors. Not for the processes that tests start.
         os.environ["TRITON_INTERPRET"] = "1"
-        backends.get("triton").available()
+        if backends.get("triton").available() is None:
+            lighten_interpreter()
         del os.environ["TRITON_INTERPRET"]
     # glibc then fills fresh memory with 0x7f bytes (3.4e38 as float32, NaN as float16) and serves all but huge
     # blocks from the heap, where this applies: an output element that a kernel forgets shows, and so does

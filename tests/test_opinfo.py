@@ -56,7 +56,8 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor, true: torch.Tensor, bound: t
 def run(function: Any, sample: Any, cast: Any = lambda t: t) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Results and, where there are any, gradients for a gradient of ones."""
     operands = [cast(t) for t in (sample.input, *sample.args)]
-    torch.manual_seed(42)  # fractional pooling draws its windows; OpInfo seeds PyTorch so
+    # Fractional pooling draws its windows; OpInfo seeds PyTorch so, but torch.manual_seed takes a millisecond.
+    torch.default_generator.manual_seed(42)
     out = function(*operands, **{k: cast(v) for k, v in sample.kwargs.items()})
     outs = list(out) if isinstance(out, tuple) else [out]
     given = [t for t in operands if isinstance(t, torch.Tensor) and t.requires_grad]
