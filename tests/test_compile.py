@@ -88,9 +88,9 @@ def test_opcheck_of_the_gradient_in_one_operation(with_residual: bool, layout: s
 def test_fake_kernels_know_every_size_stride_and_dtype(layout: str, reference: Backend) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    native = backends.get("native")
+    native, mode = backends.get("native"), FakeTensorMode()
     for call in catalogue(torch.float32, layout, reference):
-        with FakeTensorMode() as mode:
+        with mode:
             fakes = {k: mode.from_tensor(v) if isinstance(v, Tensor) else v for k, v in call.arguments.items()}
             results = Call(call.op, fakes).run(native)
         for fake, real in zip(results, call.run(native)):

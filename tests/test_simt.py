@@ -248,9 +248,10 @@ def test_simt_large_windows(case: PoolCase, dtype: torch.dtype, layout: str, sim
     x, last = LAYOUTS[layout](values[lost]), layout == "channels_last"
     for ours, right in zip(*(b.max_pool(x, case.spec, True, last) for b in (simt, reference))):
         assert torch.equal(ours.nan_to_num(nan=7.0), right.nan_to_num(nan=7.0))
-    for call in pool_calls(case, dtype, reference, layout):
-        if call.op in ("max_pool", "avg_pool"):
-            check(call, simt, reference)
+    common = {"x": LAYOUTS[layout](data(case.input, dtype, "large")), "spec": case.spec, "channels_last": last}
+    for call in (Call("max_pool", {**common, "offsets": wanted}) for wanted in (True, False)):
+        check(call, simt, reference)
+    check(Call("avg_pool", common), simt, reference)
 
 
 @pytest.mark.parametrize("channels", [1, 24])

@@ -37,31 +37,31 @@ def assert_within_one_ulp(actual: Tensor, expected: Tensor) -> None:
     assert bool((inside | ((expected == 0) & (actual.abs() <= rounding))).all()), (actual, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("chosen", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @examples("conv2d")
-def test_conv2d(example: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
+def test_conv2d(example: dict[str, Any], dtype: torch.dtype, chosen: str) -> None:
     x, w, y = (planes(example[key], dtype) for key in ("input", "weight", "output"))
-    result = F.conv2d(x, w, stride=example["stride"], padding=example["padding"], backend=backend)
+    result = F.conv2d(x, w, stride=example["stride"], padding=example["padding"], backend=chosen)
     assert_within_one_ulp(result, y)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("chosen", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @examples("conv_transpose2d")
-def test_conv_transpose2d(example: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
+def test_conv_transpose2d(example: dict[str, Any], dtype: torch.dtype, chosen: str) -> None:
     x, w, y = (planes(example[key], dtype) for key in ("input", "weight", "output"))
     arguments = {key: example[key] for key in ("stride", "padding", "output_padding")}
-    assert_within_one_ulp(F.conv_transpose2d(x, w, **arguments, backend=backend), y)
+    assert_within_one_ulp(F.conv_transpose2d(x, w, **arguments, backend=chosen), y)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("chosen", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("operation", ["max_pool2d", "avg_pool2d"])
-def test_pools(operation: str, dtype: torch.dtype, backend: str) -> None:
+def test_pools(operation: str, dtype: torch.dtype, chosen: str) -> None:
     for example in EXAMPLES[operation]:
         x, y = (planes(example[key], dtype) for key in ("input", "output"))
-        result = getattr(F, operation)(x, example["kernel_size"], example["stride"], backend=backend)
+        result = getattr(F, operation)(x, example["kernel_size"], example["stride"], backend=chosen)
         assert_within_one_ulp(result, y)
 
 
