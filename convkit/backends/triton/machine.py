@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 
 from convkit.backends.tracing import constant_while_traced
+from convkit.backends.triton import operators
 
 
 @lru_cache
@@ -15,7 +16,7 @@ def _look() -> tuple[str | None, str]:
     """(None or the reason why not, the type of device that kernels take)."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton", "cuda"
-    from convkit.backends.triton import launch, operators
+    from convkit.backends.triton import launch
 
     if launch.INTERPRETED:
         operators.register()

@@ -1,7 +1,9 @@
 """The raw operations as operators of torch, ``torch.ops.convkit_triton``: what a compiled graph calls.
 
 Same schemas as the compiled library's operators, and the same fake kernels; so torch.compile and torch.export see one
-node with exact sizes and strides, and no graph breaks. Eager calls do not pass through here.
+node with exact sizes and strides, and no graph breaks. Modes of torch's dispatcher (a counter of operations, fake
+tensors) see them too. Other eager calls do not pass through here. What imports triton is the first call, not the
+definition of the operators.
 """
 
 from __future__ import annotations
@@ -12,9 +14,8 @@ from typing import Any
 
 from torch import library
 
-from convkit.backends import fake
-from convkit.backends.base import bundled
-from convkit.backends.triton import operations
+from convkit.backends import fake, flops
+from convkit.backends.base import RAW_OPS, bundled
 from convkit.problem import ConvSpec, PoolSpec
 
 NAMESPACE = "convkit_triton"
@@ -35,19 +36,26 @@ def _pool(packed: Sequence[int]) -> dict[str, Any]:
     return {"spec": spec, "channels_last": bool(last)}
 
 
-def _unpacked(op: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+@cache
+def _function(op: str) -> Callable[..., Any]:
+    from convkit.backends.triton import operations
+
+    return getattr(operations, op)
+
+
+def _unpacked(op: str, names: tuple[str, ...]) -> Callable[..., Any]:
     """The operator's kernel: the backend's function, told its spec or norm by name."""
 
     def kernel(*args: Any) -> Any:
         named = dict(zip(names, args))
         packed = named.pop("packed", None)
         if packed is not None:
-            is_conv = op.__name__.startswith("conv")
+            is_conv = op.startswith("conv")
             named.update(_conv(packed, named.pop("alpha", 0.0)) if is_conv else _pool(packed))
         for name, value in named.items():
             if isinstance(value, list):
                 named[name] = tuple(value)
-        return op(**bundled(named))
+        return _function(op)(**bundled(named))
 
     return kernel
 
@@ -58,12 +66,13 @@ def register() -> library.Library:
     operators = library.Library(NAMESPACE, "DEF")
     for shape_of in fake.KERNELS:
         name = shape_of.__name__
-        if name not in operations.__all__:
+        if name not in RAW_OPS:
             continue
         names = tuple(shape_of.__code__.co_varnames[: shape_of.__code__.co_argcount])
         operators.define(name + library.infer_schema(shape_of, mutates_args=()))
-        kernel = _unpacked(getattr(operations, name), names)
+        kernel = _unpacked(name, names)
         for key in ("CPU", "CUDA"):
             operators.impl(name, kernel, key)
         library.register_fake(f"{NAMESPACE}::{name}", shape_of)
+    flops.register(NAMESPACE)
     return operators
