@@ -297,3 +297,18 @@ from convkit import backends
 print(backends.get("triton").available())
 """
     assert "triton is not installed" in python(code)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="kernels are interpreted where there is no GPU")
+def test_without_numpy_the_tests_of_triton_are_left_out() -> None:
+    """Triton's interpreter needs it. An import of triton that fails would end the run, or hurt a later import."""
+    code = """
+import sys
+sys.modules["numpy"] = None
+import pytest
+code = pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_triton.py::test_triton_is_judged_without_tf32"])
+import triton
+sys.exit(code)
+"""
+    shown = python(code)
+    assert "1 skipped" in shown and "Triton's interpreter needs numpy" in shown, shown
