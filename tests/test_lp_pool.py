@@ -212,6 +212,25 @@ def test_padding_and_dilation() -> None:
         torch.testing.assert_close(y, (x[0, ..., :-3] ** 2 + x[0, ..., 3:] ** 2).sqrt())
 
 
+@pytest.mark.parametrize("p", [0.5, 0.3, 1, 1.5, 2, 3])
+def test_windows_of_zeros_pass_nothing_on(p: float) -> None:
+    """Below 1 the slope at 0 is infinite; how the gradient changes with dy, and forward mode, are 0 as PyTorch's."""
+    x = torch.tensor([[[0.0, 0.0, 0.0, 1.0, 2.0]]], dtype=torch.float64).repeat(1, 2, 1).requires_grad_()
+    seen = []
+    for f in (CF.lp_pool1d, F.lp_pool1d, lambda *a: CF.lp_pool1d(*a, semantics="norm")):
+        y = f(x, p, 2, 1)
+        dy = torch.full_like(y, 1.5).requires_grad_()
+        (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+        (ddy,) = torch.autograd.grad(dx, dy, torch.full_like(x, 0.5))
+        _, tangent = torch.func.jvp(lambda t, f=f: f(t, p, 2, 1), (x.detach(),), (torch.full_like(x, 0.5),))
+        seen.append((ddy, tangent))
+    ours, theirs, norm = seen
+    for a, b, c in zip(ours, theirs, norm):
+        assert not a[..., :2].any() and not c[..., :2].any()
+        torch.testing.assert_close(a, b if p <= 1 else b.nan_to_num())  # above 1 PyTorch's is 0 times infinity
+        assert bool(c.isfinite().all())
+
+
 @pytest.mark.parametrize("semantics", ["torch", "norm"])
 @pytest.mark.parametrize("p", [1, 2, 3, 2.5, 1.5, -1])
 @pytest.mark.parametrize("extra", [{}, {"padding": 1, "dilation": 2}, {"padding": 1, "ceil_mode": True}], ids=str)

@@ -58,8 +58,8 @@ class _Terms:
         self.size_of = torch.where(self.zero, 1, self.x.abs())
 
     def sums(self, v: Tensor) -> Tensor:
-        """W(v)."""
-        return avg_pool(v, self.spec, self.layout, self.backend) * self.window
+        """W(v), what a change of the powers does to the sums; 0 where y and b are, though a slope may be infinite."""
+        return torch.where(self.dead, 0, avg_pool(v, self.spec, self.layout, self.backend) * self.window)
 
     def spread(self, v: Tensor) -> Tensor:
         """W*(v)."""
@@ -106,8 +106,7 @@ class _Terms:
         """The derivative of y in p."""
         base = self.size_of if self.norm else torch.where(self.zero, 1, self.x)
         mixed = torch.where(self.zero, 0, base.pow(self.p) * base.log())
-        bracket = self.sums(mixed) * self.live.pow(-self.p) - self.log_y()
-        return torch.where(self.dead, 0, self.live / self.p * bracket)
+        return self.live / self.p * (self.sums(mixed) * self.live.pow(-self.p) - self.log_y())
 
 
 def _scalar(total: Tensor, exponent: Tensor) -> Tensor:
