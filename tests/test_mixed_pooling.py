@@ -79,6 +79,22 @@ def test_largest_of_ties_nan_and_infinity() -> None:
     assert CF.nmax_pool2d(torch.tensor([[[-4.0, -2.0]]]), 3, 1, 1, n=4).tolist() == [[[-3, -3]]]
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_largest_of_nothing(n: int) -> None:
+    """Taps -1, 2 and 5 of a window lie around an input of 2 elements: the mean is 0, as an average's, whatever n."""
+    window = {"stride": 1, "padding": ((2, 5),), "dilation": 3, "n": n}
+    x = torch.tensor([[[-5.0, -7.0]]], requires_grad=True)
+    y = CF.nmax_pool1d(x, 3, **window)
+    assert y.tolist() == [[[-7, 0, -5]]]
+    assert CF.avg_pool1d(x, 3, 1, ((2, 5),), False, False, dilation=3).tolist() == y.tolist()
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    assert dx.tolist() == [[[1, 1]]]
+    image = x.detach().view(1, 1, 2, 1).repeat(2, 3, 1, 4).contiguous(memory_format=torch.channels_last)
+    z = CF.nmax_pool2d(image, (3, 1), **{**window, "padding": ((2, 5), (0, 0))})
+    assert torch.equal(z, y.detach().view(1, 1, 3, 1).expand(2, 3, 3, 4))
+    assert z.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_derivatives(dims: int) -> None:
     x = image(dims)[:1, :2, ..., :4].clone().requires_grad_()

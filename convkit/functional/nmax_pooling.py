@@ -35,9 +35,9 @@ def _nmax_pool(
 
     With the elements of a window sorted, x_1 >= x_2 >= ..., y = (x_1 + ... + x_n) / n: N-max pooling's sum of the n
     largest activations as a mean, so that results stay comparable when n changes.
-    Padding is never chosen: a window that has fewer than n elements of the input gives the mean of those. Of equal
-    elements the first are chosen; NaN counts as larger than every number. The gradient goes to the chosen ones, 1 / n
-    each.
+    Padding is never chosen: a window that has fewer than n elements of the input gives the mean of those, and one that
+    has none (a dilated window around a small input) 0, for every n. Of equal elements the first are chosen; NaN counts
+    as larger than every number. The gradient goes to the chosen ones, 1 / n each.
 
     Shapes, stride, padding, dilation and ceil_mode as of :func:`max_pool{n}d`. n: from 1 to the window's elements.
     dtypes: floating point; 16-bit types are summed in float32.
@@ -61,6 +61,9 @@ def _nmax_pool(
     y: Any
     if n == 1:
         y = max_pooling(x, plan.spec, False, backend)
+        if any(d > 1 and before for d, before in zip(plan.spec.dilation, plan.spec.pad_before)):
+            # Others begin in the input, or reach it. The maximum of nothing is minus infinity, a mean is 0.
+            y = in_layout(y.masked_fill(_elements(x, plan.spec, ndim) == 0, 0), is_channels_last(x))
     elif n == taps:
         y = average_pooling(x, plan.spec, backend)
     else:
@@ -68,10 +71,15 @@ def _nmax_pool(
     return y if plan.batched else y.squeeze(0)
 
 
+def _elements(x: Tensor, spec: PoolSpec, ndim: int) -> Tensor:
+    """How many elements of the input each window has: (1, 1, *out)."""
+    return (windows(x.new_zeros(1, 1, *x.shape[2:]), spec) == 0).flatten(-ndim).sum(-1)
+
+
 def _largest(x: Tensor, spec: PoolSpec, n: int, ndim: int) -> Tensor:
     found = windows(x, spec).flatten(-ndim).sort(dim=-1, descending=True, stable=True).values[..., :n]
     wide = torch.promote_types(x.dtype, torch.float32)
-    real = (windows(x.new_zeros(1, 1, *x.shape[2:]), spec) == 0).flatten(-ndim).sum(-1).clamp(max=n)
+    real = _elements(x, spec, ndim).clamp(max=n)
     # Padding is behind all elements of its window, but infinite.
     chosen = torch.arange(n, device=x.device) < real[..., None]
     total = torch.where(chosen, found, 0).sum(-1, dtype=wide)
