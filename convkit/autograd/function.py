@@ -117,6 +117,42 @@ class _Primals(_Context):
         return tuple([t if t is None else _primal(t) for t in self.within.saved_tensors])
 
 
+class _Watch:
+    """Whether a tensor was changed in place since. Keeps none of its memory."""
+
+    __slots__ = ("_alias", "_version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._alias, self._version = tensor.detach(), tensor._version
+        self._alias.data = tensor.new_empty(0)  # what is left of it is the counter of versions, which they share
+
+    @property
+    def changed(self) -> bool:
+        return self._alias._version != self._version
+
+
+def keep_result(ctx: Any, result: Tensor) -> Tensor | None:
+    """What ``setup_context`` saves of an operation's own result, for :func:`kept_result` in ``backward`` and ``jvp``.
+
+    The result may be changed in place, as behind PyTorch's compositions. Saved as it is, it would then be refused; with
+    hooks on saved tensors, or compiled, which know no versions, gradients would be wrong.
+    """
+    ctx.watch = None
+    if torch.compiler.is_compiling():
+        return result.clone()  # to a compiler one value of two names, until one of them is changed
+    if isinstance(ctx, _Saving) or type(result) is not Tensor:
+        return None
+    ctx.watch = _Watch(result)
+    return result.data  # without the counter of versions that PyTorch compares
+
+
+def kept_result(ctx: Any, kept: Tensor | None, again: Callable[[], Tensor]) -> Tensor:
+    """The result, by ``again`` (differentiable) where it was not kept, is no longer, or is to be differentiated."""
+    if kept is None or (ctx.watch is not None and (torch.is_grad_enabled() or ctx.watch.changed)):
+        return again()
+    return kept
+
+
 def _primal(t: Tensor) -> Tensor:
     if functorch.is_batchedtensor(t):  # torch.vmap has no rule for what takes a tangent off
         primal = _primal(functorch.get_unwrapped(t))

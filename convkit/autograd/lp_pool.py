@@ -6,9 +6,10 @@ With a(x) = x^(p-1), b(y) = y^(1-p), W the window sum and W* its adjoint,
     dx = a(x) W*(dy b(y))                   LpPoolBwd, another
     dp = sum of dy (y / p) (W(x^p ln x) y^-p - ln y)
 
-dx is differentiated in dy, x, y and p, as if y were a variable of its own: y is LpPool's result, so what flows to it
-goes on through LpPool's backward. These derivatives are made of elementwise operations and of average pooling (times
-the size of the window), which are differentiable themselves. Where y is 0, PyTorch's gradient is 0, and so is b.
+dx is differentiated in dy, x, y and p, as if y were a variable of its own: y is LpPool's result, computed once more
+where that is differentiated, so what flows to it goes on through LpPool's backward. These derivatives are made of
+elementwise operations and of average pooling (times the size of the window), which are differentiable themselves. Where
+y is 0, PyTorch's gradient is 0, and so is b.
 In the semantics of a norm, x stands for |x| and a(x) for sign(x) |x|^(p-1), 0 at 0.
 """
 
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convkit.autograd.function import Formula, operation
+from convkit.autograd.function import Formula, keep_result, kept_result, operation
 from convkit.autograd.pool import avg_pool, avg_pool_bwd
 from convkit.backends.base import Backend
 from convkit.backends.layout import is_channels_last
@@ -128,13 +129,20 @@ class LpPool(Formula):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, exponent, ctx.power, ctx.spec, _, ctx.backend = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, exponent, output)
+        ctx.save_for_backward(x, exponent, keep_result(ctx, output))
+
+    @staticmethod
+    def saved(ctx: Any) -> tuple[Tensor, Any, Tensor]:
+        """x, the exponent and y."""
+        x, exponent, kept = ctx.saved_tensors
+        static = ctx.power, ctx.spec, is_channels_last(x), ctx.backend
+        return x, exponent, kept_result(ctx, kept, lambda: lp_pool(x, exponent, *static))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> Grads:
         if dy is None:
             return None, None, None, None, None, None
-        x, exponent, y = ctx.saved_tensors
+        x, exponent, y = LpPool.saved(ctx)
         needs_x, needs_exponent = ctx.needs_input_grad[:2]
         dx = dp = None
         if needs_x:
@@ -146,7 +154,7 @@ class LpPool(Formula):
 
     @staticmethod
     def jvp(ctx: Any, tx: Tensor | None, tp: Tensor | None) -> Tensor:
-        x, exponent, y = ctx.saved_tensors
+        x, exponent, y = LpPool.saved(ctx)
         t = _Terms(x, y, exponent, ctx)
         total = torch.zeros_like(t.y)
         if tx is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convkit.autograd.function import Formula, operation
+from convkit.autograd.function import Formula, keep_result, kept_result, operation
 from convkit.autograd.pool import avg_pool, avg_pool_bwd, pool_select, select_bwd
 from convkit.backends.base import Backend
 from convkit.backends.layout import is_channels_last
@@ -100,18 +100,24 @@ class StochasticMean(Formula):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.spec, ctx.channels_last, ctx.backend = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, output)
+        ctx.save_for_backward(x, keep_result(ctx, output))
+
+    @staticmethod
+    def saved(ctx: Any) -> tuple[Tensor, Tensor]:
+        """x and y."""
+        x, kept = ctx.saved_tensors
+        return x, kept_result(ctx, kept, lambda: mean(x, ctx.spec, ctx.channels_last, ctx.backend))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return None, None, None, None
-        x, y = ctx.saved_tensors
+        x, y = StochasticMean.saved(ctx)
         return mean_bwd(dy, x, y, ctx.spec, ctx.channels_last, ctx.backend), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tx: Tensor) -> Tensor:
-        x, y = ctx.saved_tensors
+        x, y = StochasticMean.saved(ctx)
         return _Sums(x, ctx.spec, ctx.channels_last, ctx.backend).slope(tx, y)
 
 
