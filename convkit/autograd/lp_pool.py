@@ -135,8 +135,11 @@ class LpPool(Formula):
     def saved(ctx: Any) -> tuple[Tensor, Any, Tensor]:
         """x, the exponent and y."""
         x, exponent, kept = ctx.saved_tensors
-        static = ctx.power, ctx.spec, is_channels_last(x), ctx.backend
-        return x, exponent, kept_result(ctx, kept, lambda: lp_pool(x, exponent, *static))
+
+        def again() -> Tensor:
+            return lp_pool(x, exponent, ctx.power, ctx.spec, is_channels_last(x), ctx.backend)
+
+        return x, exponent, kept_result(ctx, kept, again)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> Grads:
