@@ -24,7 +24,8 @@ def lighten_interpreter() -> None:
     from triton.runtime import interpreter
 
     options = interpreter.interpreter_builder.options
-    assert not options.debug
+    if options.debug or not all(hasattr(interpreter, name) for name in ("_patch_lang", "InterpreterError")):
+        return  # the answer is asked for, or another version
     interpreter.interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=False)
     launch, prepared = interpreter.GridExecutor.__call__, set[int]()
 

@@ -1,12 +1,11 @@
 // Elementary functions of vectors of floats.
 //
-// Computes  exp and expm1 by 2^n e^r with |r| <= ln(2) / 2 and the Taylor series of e^r up to the 8th power, which is
-//           exact to 2^-31; tanh by expm1; the normal distribution function, with a = |v| / sqrt(2), by the series of
-//           erf up to a^15 for a below 0.6, and above by exp(-a^2) times a polynomial in 1 / (a + 1), which was fitted
-//           at Chebyshev points and is exact to 2^-23.
+// Computes  exp and expm1 by 2^n e^r with |r| <= ln(2) / 2, and e^r - 1 by a polynomial of degree 6 that was fitted at
+//           Chebyshev points and is exact to 2^-26; tanh by expm1; the normal distribution function, with
+//           a = |v| / sqrt(2), by the series of erf up to a^15 for a below 0.6, and above by exp(-a^2) times a
+//           polynomial in 1 / (a + 1), which was fitted at Chebyshev points and is exact to 2^-23.
 // Limits    exp, expm1, sigmoid and tanh are within 4 units in the last place, gelu(v) = v normal(v) within 4 and,
-// below
-//           -0.8, v^2 more, as a rounding of v^2 / 2 counts so often (tests/test_elementary.py measures all of them).
+//           below -0.8, v^2 more, as a rounding of v^2 / 2 counts so often (tests/test_elementary.py measures all).
 //           NaN stays NaN.
 #pragma once
 
@@ -23,50 +22,74 @@ CONVKIT_INLINE Floats with_sign_of(Floats v, Floats other) {
   return (Floats)(((FloatInts)v & 0x7fffffff) | ((FloatInts)other & static_cast<int32_t>(0x80000000u)));
 }
 
-// x = n ln(2) + r: e^x = 2^n (1 + p), p = e^r - 1; 2^n is the product of two numbers, as n may exceed the exponents.
-struct Power {
-  Floats p, scale, rest;
-};
-
-CONVKIT_INLINE Power power_of_two(Floats x) {
-  const Floats most = broadcast<float>(89.0f), least = broadcast<float>(-105.0f);  // beyond, infinity and 0
-  x = x > most ? most : x;
-  x = x < least ? least : x;
-  const Floats round = broadcast<float>(12582912.0f);  // a sum with it holds n in its low bits
-  const Floats shifted = x * 1.44269504088896340736f + round, n = shifted - round;
-  const Floats r = (x - n * 0.693359375f) - n * -2.12194440054690583e-4f;
-  Floats p = r * (1.0f / 40320) + 1.0f / 5040;
-  p = p * r + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = (p * r) * r + r;
-  const FloatInts whole = (FloatInts)shifted - 0x4b400000, half = whole >> 1;
-  return {p, (Floats)((half + 127) << 23), (Floats)((whole - half + 127) << 23)};
+// 1 / x for x of at least 1 and far below infinity. AVX-512: an estimate of 14 bits and a step of Newton's method, as a
+// division takes as long as ten other instructions.
+CONVKIT_INLINE Floats reciprocal(Floats x) {
+#if defined(__AVX512F__)
+  const Floats r = (Floats)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);  // all lanes: GCC 12 warns about the unmasked form
+  return r + r * (1.0f - x * r);
+#else
+  return 1.0f / x;
+#endif
 }
 
+// x = n ln(2) + r: e^x = 2^n (1 + p), p = e^r - 1.
+struct Power {
+  Floats p, n;  // n: AVX-512: the number itself, else the number that a sum with kRounder holds in its low bits
+
+  static constexpr float kRounder = 12582912.0f;  // 1.5 2^23: what is added to it is rounded to a whole number
+
+  // For x up to 88. From -105 down the result is 0.
+  CONVKIT_INLINE explicit Power(Floats x) {
+    const Floats least = broadcast<float>(-105.0f);
+    x = x < least ? least : x;
+    const Floats shifted = x * 1.44269504088896340736f + kRounder, whole = shifted - kRounder;
+    const Floats r = (x - whole * 0.693359375f) - whole * -2.12194440054690583e-4f;
+    Floats q = r * 1.394647205e-03f + 8.366598098e-03f;
+    q = q * r + 4.166628186e-02f;
+    q = q * r + 1.666654292e-01f;
+    q = q * r + 0.5f;
+    p = (q * r) * r + r;
+#if defined(__AVX512F__)
+    n = whole;
+#else
+    n = shifted;
+#endif
+  }
+
+  // v times 2^n.
+  CONVKIT_INLINE Floats scaled(Floats v) const {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)v, (__m512)n);
+#else
+    // The product of two powers, as n may exceed the exponents.
+    const FloatInts whole = (FloatInts)n - 0x4b400000, half = whole >> 1;
+    return v * (Floats)((half + 127) << 23) * (Floats)((whole - half + 127) << 23);
+#endif
+  }
+};
+
+// e^x for x up to 88, and 0 below -105.
 CONVKIT_INLINE Floats exponential(Floats x) {
-  const Power e = power_of_two(x);
-  return (e.p * e.scale + e.scale) * e.rest;
+  const Power e(x);
+  return e.scaled(e.p + 1.0f);
 }
 
 // e^x - 1 for x up to 88, and -1 below -105.
 CONVKIT_INLINE Floats exponential_less_one(Floats x) {
-  const Power e = power_of_two(x);
-  const Floats scale = e.scale * e.rest;
-  return e.p * scale + (scale - 1.0f);
+  const Power e(x);
+  return e.scaled(e.p) + (e.scaled(broadcast<float>(1.0f)) - 1.0f);
 }
 
 CONVKIT_INLINE Floats hyperbolic_tangent(Floats v) {
   const Floats most = broadcast<float>(20.0f), a = magnitude(v);  // 1 - tanh(20) is below 2^-56
   const Floats e = exponential_less_one((a > most ? most : a) * 2.0f);
-  return with_sign_of(e / (e + 2.0f), v);
+  return with_sign_of(e * reciprocal(e + 2.0f), v);
 }
 
 // By the exponential of -|v|, which does not overflow.
 CONVKIT_INLINE Floats sigmoid(Floats v) {
-  const Floats e = exponential(-magnitude(v)), r = 1.0f / (1.0f + e);
+  const Floats e = exponential(-magnitude(v)), r = reciprocal(1.0f + e);
   return v < 0.0f ? e * r : r;
 }
 
@@ -86,7 +109,8 @@ CONVKIT_INLINE Normal normal(Floats v) {
   s = s * z - 1.8806319451592e-01f;
   s = s * z + 5.6418958354776e-01f;
   // 0.5 erfc(a) exp(a^2), as a series in t = 1 / (a + 1)
-  const Floats t = 1.0f / (a + 1.0f);
+  const Floats most = broadcast<float>(1e4f);  // exp(-a^2) is 0 from 10 on
+  const Floats t = reciprocal((a > most ? most : a) + 1.0f);
   Floats q = t * -1.05134031664f + 3.73263476041f;
   q = q * t - 5.35445823519f;
   q = q * t + 3.62526451974f;

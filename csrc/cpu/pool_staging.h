@@ -31,6 +31,12 @@ CONVKIT_INLINE void fill_divisors(const PoolProblem& p, int64_t first, int64_t c
   for (int64_t i = begin; i < end; ++i) to[i] = static_cast<A>(whole);
 }
 
+// Where element `at` of a row lies that is split into s phases.
+template <typename A>
+CONVKIT_INLINE A* place(A* row, int64_t at, int64_t s, int64_t pitch) {
+  return row + at % s * pitch + at / s;
+}
+
 // Elements src[0], src[stride], ... (n of them) become elements at, at + 1, ... of a staged row.
 template <typename T>
 CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t at, int64_t s, int64_t phases,
@@ -46,12 +52,7 @@ CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t a
     return;
   }
   if (s == 2 && phases == 2 && stride == 1) {
-    if (at % 2 == 1 && n > 0) {
-      dst[pitch + at / 2] = load_one(src++);
-      ++at;
-      --n;
-    }
-    A *even = dst + at / 2, *odd = even + pitch;
+    A *even = place(dst, at, 2, pitch), *odd = place(dst, at + 1, 2, pitch);  // elements 0, 2, ... and 1, 3, ...
     int64_t i = 0;
     for (; 2 * (i + lanes) <= n; i += lanes) {
       const auto a = load_vec(src + 2 * i), b = load_vec(src + 2 * i + lanes);
@@ -68,13 +69,11 @@ CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t a
     return;
   }
   if (s == 3 && phases == 3 && stride == 1) {
-    for (; at % 3 != 0 && n > 0; ++at, --n) dst[at % 3 * pitch + at / 3] = load_one(src++);
-    A* to = dst + at / 3;
-    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, src += 3 * lanes, to += lanes) {
+    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, src += 3 * lanes) {
       const auto a = load_vec(src), b = load_vec(src + lanes), c = load_vec(src + 2 * lanes);
-      store_vec(to, every_third<0>(a, b, c, LaneNumbers<A>{}));
-      store_vec(to + pitch, every_third<1>(a, b, c, LaneNumbers<A>{}));
-      store_vec(to + 2 * pitch, every_third<2>(a, b, c, LaneNumbers<A>{}));
+      store_vec(place(dst, at, 3, pitch), every_third<0>(a, b, c, LaneNumbers<A>{}));
+      store_vec(place(dst, at + 1, 3, pitch), every_third<1>(a, b, c, LaneNumbers<A>{}));
+      store_vec(place(dst, at + 2, 3, pitch), every_third<2>(a, b, c, LaneNumbers<A>{}));
     }
   }
   for (int64_t phase = 0; phase < phases; ++phase) {
@@ -105,12 +104,7 @@ CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, 
     return;
   }
   if (s == 2 && stride == 1) {
-    if (at % 2 == 1 && n > 0) {
-      store_one(dst++, src[pitch + at / 2]);
-      ++at;
-      --n;
-    }
-    const A *even = src + at / 2, *odd = even + pitch;
+    const A *even = place(src, at, 2, pitch), *odd = place(src, at + 1, 2, pitch);
     for (int64_t i = 0; 2 * i < n; i += lanes) {
       const auto a = load_vec(even + i), b = load_vec(odd + i);
       store_up_to(dst + 2 * i, zipped<0>(a, b, LaneNumbers<A>{}), n - 2 * i);
@@ -119,10 +113,9 @@ CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, 
     return;
   }
   if (s == 3 && stride == 1) {
-    for (; at % 3 != 0 && n > 0; ++at, --n) store_one(dst++, src[at % 3 * pitch + at / 3]);
-    const A* from = src + at / 3;
-    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, dst += 3 * lanes, from += lanes) {
-      const auto a = load_vec(from), b = load_vec(from + pitch), c = load_vec(from + 2 * pitch);
+    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, dst += 3 * lanes) {
+      const auto a = load_vec(place(src, at, 3, pitch)), b = load_vec(place(src, at + 1, 3, pitch)),
+                 c = load_vec(place(src, at + 2, 3, pitch));
       store_vec(dst, zipped_three<0>(a, b, c, LaneNumbers<A>{}));
       store_vec(dst + lanes, zipped_three<1>(a, b, c, LaneNumbers<A>{}));
       store_vec(dst + 2 * lanes, zipped_three<2>(a, b, c, LaneNumbers<A>{}));

@@ -165,6 +165,21 @@ CONVKIT_INLINE K widen_steps(R r) {
   }
 }
 
+// The way back: halves it until they are R's.
+template <int kBytes, typename R, typename K>
+CONVKIT_INLINE R narrow_steps(K k) {
+  constexpr int lanes = sizeof(R) / sizeof(R{}[0]);
+  if constexpr (sizeof(R) == kBytes * lanes) {
+    return (R)k;
+  } else if constexpr (kBytes == 8) {
+    return narrow_steps<4, R>(__builtin_convertvector(k, typename Simd<int32_t, lanes>::type));
+  } else if constexpr (kBytes == 4) {
+    return narrow_steps<2, R>(__builtin_convertvector(k, typename Simd<int16_t, lanes>::type));
+  } else {
+    return __builtin_convertvector(k, R);
+  }
+}
+
 template <typename T, typename R>
 CONVKIT_INLINE Vec<pool_accumulate_t<T>> widen(R r) {
   using A = pool_accumulate_t<T>;
@@ -276,7 +291,7 @@ template <typename O, typename K>
 CONVKIT_INLINE void store_taps_as(O* p, K taps, int64_t n) {
   constexpr int lanes = sizeof(K) / sizeof(K{}[0]);
   using R = typename Simd<O, lanes>::type;
-  const R r = __builtin_convertvector(taps, R);
+  const R r = narrow_steps<sizeof(K{}[0]), R>(taps);
   if (n >= lanes)
     __builtin_memcpy(p, &r, sizeof(r));
   else

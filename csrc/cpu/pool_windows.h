@@ -153,8 +153,11 @@ struct RowWindows {
   const Op& op;
   const RowPlan& plan;
 
-  A* ring = nullptr;                 // ring x phases x pitch
-  int64_t* ring_row = nullptr;       // which input row (d, h) a ring row holds
+  A* ring = nullptr;            // ring x phases x pitch
+  int64_t* ring_row = nullptr;  // which input row (d, h) a ring row holds
+  int64_t* x_plane = nullptr;   // where the group's planes start, in x, y and offsets
+  int64_t* y_plane = nullptr;
+  int64_t* offsets_plane = nullptr;
   int64_t* tap_at = nullptr;         // where tap t of window 0 lies in a staged row
   TapList<A, I> taps{};              // of the windows of the current output row
   lane_words_t<A>* index = nullptr;  // per vector: its windows, counted from the group's first one
@@ -167,6 +170,9 @@ struct RowWindows {
   void carve(Carver& c, const RowPlan& r) {
     c.take(&ring, r.ring * r.phases * r.pitch);
     c.take(&ring_row, r.ring);
+    c.take(&x_plane, r.group);
+    c.take(&y_plane, r.group);
+    if constexpr (Op::kChooses) c.take(&offsets_plane, r.group);
     c.take(&tap_at, p.kernel[2]);
     taps.carve(c, p);
     c.take(&result, r.width + kLanes);
@@ -191,6 +197,16 @@ struct RowWindows {
       }
   }
 
+  // Divisions that every row would repeat.
+  void prepare_planes(int64_t group) {
+    for (int64_t g = 0; g < planes_in(group); ++g) {
+      const int64_t plane = group * plan.group + g;
+      x_plane[g] = plane_offset(p, x, plane);
+      y_plane[g] = plane_offset(p, y, plane);
+      if constexpr (Op::kChooses) offsets_plane[g] = plane_offset(p, offsets, plane);
+    }
+  }
+
   void prepare_tile(int64_t tile) {
     const int64_t r0 = tile * plan.columns, columns = lesser(plan.columns, p.out[2] - r0);
     const int64_t start = r0 * p.stride[2] - p.pad_before[2];
@@ -210,8 +226,8 @@ struct RowWindows {
     ring_row[to] = row;
     const int64_t inside = d * x.stride[kD] + h * x.stride[kH] + first_column * x.stride[kW];
     for (int64_t g = 0; g < planes; ++g)
-      stage_row(data<T>(x) + plane_offset(p, x, group * plan.group + g) + inside, x.stride[kW], staged_count, staged_at,
-                p.stride[2], plan.phases, plan.pitch, ring + to * plan.phases * plan.pitch + g * plan.slot);
+      stage_row(data<T>(x) + x_plane[g] + inside, x.stride[kW], staged_count, staged_at, p.stride[2], plan.phases,
+                plan.pitch, ring + to * plan.phases * plan.pitch + g * plan.slot);
   }
 
   // Collects the taps of the windows of output row (o, q), those in the padding of w included.
@@ -250,26 +266,29 @@ struct RowWindows {
   }
 
   void output_row(int64_t group, int64_t tile, int64_t o, int64_t q) {
-    const int64_t r0 = tile * plan.columns, columns = lesser(plan.columns, p.out[2] - r0);
-    const int64_t first_plane = group * plan.group;
+    const int64_t r0 = tile * plan.columns, columns = lesser(plan.columns, p.out[2] - r0), planes = planes_in(group);
     fetch_rows(group, o, q);
-    run_row(window_index(p, first_plane, o, q, r0));
-    for (int64_t g = 0; g < planes_in(group); ++g) {
-      O* to = data<O>(y) + plane_offset(p, y, first_plane + g) + offset(y, 0, 0, o, q, r0);
+    run_row(window_index(p, group * plan.group, o, q, r0));
+    const int64_t y_row = offset(y, 0, 0, o, q, r0);
+    for (int64_t g = 0; g < planes; ++g) {
+      O* to = data<O>(y) + y_plane[g] + y_row;
       const A* values = result + g * plan.slot;
       if (unit_stride(y, kW))
         for (int64_t j = 0; j < columns; j += kLanes) store_up_to(to + j, load_vec(values + j), columns - j);
       else
         for (int64_t j = 0; j < columns; ++j) store_one(to + j * y.stride[kW], values[j]);
-      if constexpr (Op::kChooses) {
-        const int64_t at = plane_offset(p, offsets, first_plane + g) + offset(offsets, 0, 0, o, q, r0);
-        const int64_t bytes = dtype_bytes(offsets.dtype), step = offsets.stride[kW];
-        const I* taps = chosen + g * plan.slot;
+    }
+    if constexpr (Op::kChooses) {
+      const int64_t row = offset(offsets, 0, 0, o, q, r0), bytes = dtype_bytes(offsets.dtype);
+      for (int64_t g = 0; g < planes; ++g) {
+        const int64_t at = offsets_plane[g] + row;
+        const I* taps_from = chosen + g * plan.slot;
         if (unit_stride(offsets, kW))
           for (int64_t j = 0; j < columns; j += kLanes)
-            store_taps(offsets.data, at + j, bytes, load_vec(taps + j), columns - j);
+            store_taps(offsets.data, at + j, bytes, load_vec(taps_from + j), columns - j);
         else
-          for (int64_t j = 0; j < columns; ++j) store_tap(offsets.data, at + j * step, bytes, taps[j]);
+          for (int64_t j = 0; j < columns; ++j)
+            store_tap(offsets.data, at + j * offsets.stride[kW], bytes, taps_from[j]);
       }
     }
   }
@@ -280,6 +299,7 @@ struct RowWindows {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t band = unit % plan.bands, tile = unit / plan.bands % plan.tiles;
       const int64_t group = unit / plan.bands / plan.tiles;
+      prepare_planes(group);
       prepare_tile(tile);
       for (int64_t i = 0; i < plan.ring; ++i) ring_row[i] = -1;
       const int64_t last = lesser(plan.rows, (band + 1) * plan.band);
