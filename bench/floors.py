@@ -1,7 +1,7 @@
 """The speeds that convkit promises: how many times as fast as PyTorch eager in the same layout, at least.
 
-They hold in float32 on two threads of an x86 processor, and of convolutions for forward passes. None is promised on a
-GPU.
+In float32, on two threads of an x86 processor with AVX-512, and of convolutions for forward passes; docs/performance.md
+and docs/performance-epyc.md say which held where. None is promised on a GPU.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 python -m bench.report results.json                        # the table
 python -m bench.report results.json --plot speed.png
-python -m bench.report bench/results/*.json --markdown docs/performance.md   # one part per file, or per run in it
+python -m bench.report bench/results/*-xeon-*.json --markdown docs/performance.md   # one part per file, or per run
+python -m bench.report bench/results/*-epyc-*.json --markdown docs/performance-epyc.md
 """
 
 from __future__ import annotations
