@@ -318,7 +318,7 @@ def test_memory_comes_from_torch_and_goes_back(place: Place, reference: Backend)
 def test_a_second_gpu(place: Place, reference: Backend) -> None:
     """Tensors elsewhere than on the current device: results lie beside them, and the current device stays."""
     if torch.cuda.device_count() < 2:
-        pytest.skip("needs a second GPU")
+        pytest.skip("tensors on another than the current GPU: there is one only")
     place.device = torch.device("cuda", 1)
     place.from_cpu._device = place.device
     with torch.cuda.device(0):
@@ -363,7 +363,7 @@ def test_more_elements_than_32_bits_count(place: Place, last: bool, reference: B
     few, shape = 3, (4, 64, 64) if place.is_gpu else (4, 6, 6)
     images = 2**31 // (4 * 64 * 64) + few if place.is_gpu else 2 * few
     if place.is_gpu and torch.cuda.mem_get_info(place.device)[0] < 40e9:
-        pytest.skip("less than 40 GB of GPU memory are free")
+        pytest.skip("a tensor of more than 2^31 elements and its result take 40 GB of GPU memory: less is free")
     format_ = torch.channels_last if last else torch.contiguous_format
     values = data((few, *shape), torch.bfloat16, "images").to(memory_format=format_)
     w = data((4, 4, 3, 3), torch.bfloat16, "w")

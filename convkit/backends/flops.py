@@ -40,7 +40,7 @@ class _Watcher(MetaPathFinder):
                 execute(module)
                 self._action(module)
 
-            spec.loader.exec_module = and_act  # type: ignore[method-assign]
+            spec.loader.exec_module = and_act  # type: ignore[method-assign]  # this loader alone
         return spec
 
 

@@ -35,41 +35,38 @@ CONVKIT_INLINE Floats reciprocal(Floats x) {
 
 // x = n ln(2) + r: e^x = 2^n (1 + p), p = e^r - 1.
 struct Power {
-  Floats p, n;  // n: AVX-512: the number itself, else the number that a sum with kRounder holds in its low bits
+  Floats p, shifted;  // n + kRounder
 
-  static constexpr float kRounder = 12582912.0f;  // 1.5 2^23: what is added to it is rounded to a whole number
+  // 1.5 2^23: a sum with it is rounded to a whole number, which stands in its low bits.
+  static constexpr float kRounder = 12582912.0f;
+  static constexpr int32_t kRounderBits = 0x4b400000;
 
   // For x up to 88. From -105 down the result is 0.
   CONVKIT_INLINE explicit Power(Floats x) {
     const Floats least = broadcast<float>(-105.0f);
     x = x < least ? least : x;
-    const Floats shifted = x * 1.44269504088896340736f + kRounder, whole = shifted - kRounder;
-    const Floats r = (x - whole * 0.693359375f) - whole * -2.12194440054690583e-4f;
+    shifted = x * 1.44269504088896340736f + kRounder;
+    const Floats n = shifted - kRounder, r = (x - n * 0.693359375f) - n * -2.12194440054690583e-4f;
     Floats q = r * 1.394647205e-03f + 8.366598098e-03f;
     q = q * r + 4.166628186e-02f;
     q = q * r + 1.666654292e-01f;
     q = q * r + 0.5f;
     p = (q * r) * r + r;
-#if defined(__AVX512F__)
-    n = whole;
-#else
-    n = shifted;
-#endif
   }
 
   // v times 2^n.
   CONVKIT_INLINE Floats scaled(Floats v) const {
 #if defined(__AVX512F__)
-    return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)v, (__m512)n);
+    return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)v, (__m512)(shifted - kRounder));
 #else
     // The product of two powers, as n may exceed the exponents.
-    const FloatInts whole = (FloatInts)n - 0x4b400000, half = whole >> 1;
-    return v * (Floats)((half + 127) << 23) * (Floats)((whole - half + 127) << 23);
+    const FloatInts n = (FloatInts)shifted - kRounderBits, half = n >> 1;
+    return v * (Floats)((half + 127) << 23) * (Floats)((n - half + 127) << 23);
 #endif
   }
 };
 
-// e^x for x up to 88, and 0 below -105.
+// e^x for x up to 88, and 0 below -105. Above, any number.
 CONVKIT_INLINE Floats exponential(Floats x) {
   const Power e(x);
   return e.scaled(e.p + 1.0f);

@@ -99,10 +99,7 @@ struct RowPool {
   }
 
   void prepare_taps() {
-    for (int64_t t = 0; t < p.kernel[2]; ++t) {
-      const int64_t a = t * p.dilation[2];
-      tap_at[t] = a % p.stride[2] * plan.pitch + a / p.stride[2];
-    }
+    for (int64_t t = 0; t < p.kernel[2]; ++t) tap_at[t] = staged_place(t * p.dilation[2], p.stride[2], plan.pitch);
   }
 
   // Everything that depends on the column tile alone.

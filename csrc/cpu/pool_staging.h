@@ -31,11 +31,8 @@ CONVKIT_INLINE void fill_divisors(const PoolProblem& p, int64_t first, int64_t c
   for (int64_t i = begin; i < end; ++i) to[i] = static_cast<A>(whole);
 }
 
-// Where element `at` of a row lies that is split into s phases.
-template <typename A>
-CONVKIT_INLINE A* place(A* row, int64_t at, int64_t s, int64_t pitch) {
-  return row + at % s * pitch + at / s;
-}
+// Where element `at` of a staged row lies.
+CONVKIT_INLINE int64_t staged_place(int64_t at, int64_t s, int64_t pitch) { return at % s * pitch + at / s; }
 
 // Elements src[0], src[stride], ... (n of them) become elements at, at + 1, ... of a staged row.
 template <typename T>
@@ -52,7 +49,8 @@ CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t a
     return;
   }
   if (s == 2 && phases == 2 && stride == 1) {
-    A *even = place(dst, at, 2, pitch), *odd = place(dst, at + 1, 2, pitch);  // elements 0, 2, ... and 1, 3, ...
+    // Where elements 0, 2, ... and 1, 3, ... go: of an odd `at` the former lie in the second phase.
+    A *even = dst + staged_place(at, 2, pitch), *odd = dst + staged_place(at + 1, 2, pitch);
     int64_t i = 0;
     for (; 2 * (i + lanes) <= n; i += lanes) {
       const auto a = load_vec(src + 2 * i), b = load_vec(src + 2 * i + lanes);
@@ -69,12 +67,17 @@ CONVKIT_INLINE void stage_row(const T* src, int64_t stride, int64_t n, int64_t a
     return;
   }
   if (s == 3 && phases == 3 && stride == 1) {
-    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, src += 3 * lanes) {
-      const auto a = load_vec(src), b = load_vec(src + lanes), c = load_vec(src + 2 * lanes);
-      store_vec(place(dst, at, 3, pitch), every_third<0>(a, b, c, LaneNumbers<A>{}));
-      store_vec(place(dst, at + 1, 3, pitch), every_third<1>(a, b, c, LaneNumbers<A>{}));
-      store_vec(place(dst, at + 2, 3, pitch), every_third<2>(a, b, c, LaneNumbers<A>{}));
+    A *first = dst + staged_place(at, 3, pitch), *second = dst + staged_place(at + 1, 3, pitch),
+      *third = dst + staged_place(at + 2, 3, pitch);
+    int64_t i = 0;
+    for (; 3 * (i + lanes) <= n; i += lanes) {
+      const T* from = src + 3 * i;
+      const auto a = load_vec(from), b = load_vec(from + lanes), c = load_vec(from + 2 * lanes);
+      store_vec(first + i, every_third<0>(a, b, c, LaneNumbers<A>{}));
+      store_vec(second + i, every_third<1>(a, b, c, LaneNumbers<A>{}));
+      store_vec(third + i, every_third<2>(a, b, c, LaneNumbers<A>{}));
     }
+    src += 3 * i, at += 3 * i, n -= 3 * i;  // the rest below
   }
   for (int64_t phase = 0; phase < phases; ++phase) {
     int64_t i = (phase - at % s + s) % s;
@@ -104,7 +107,7 @@ CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, 
     return;
   }
   if (s == 2 && stride == 1) {
-    const A *even = place(src, at, 2, pitch), *odd = place(src, at + 1, 2, pitch);
+    const A *even = src + staged_place(at, 2, pitch), *odd = src + staged_place(at + 1, 2, pitch);
     for (int64_t i = 0; 2 * i < n; i += lanes) {
       const auto a = load_vec(even + i), b = load_vec(odd + i);
       store_up_to(dst + 2 * i, zipped<0>(a, b, LaneNumbers<A>{}), n - 2 * i);
@@ -113,13 +116,17 @@ CONVKIT_INLINE void unstage_row(const pool_accumulate_t<T>* src, int64_t pitch, 
     return;
   }
   if (s == 3 && stride == 1) {
-    for (; n >= 3 * lanes; n -= 3 * lanes, at += 3 * lanes, dst += 3 * lanes) {
-      const auto a = load_vec(place(src, at, 3, pitch)), b = load_vec(place(src, at + 1, 3, pitch)),
-                 c = load_vec(place(src, at + 2, 3, pitch));
-      store_vec(dst, zipped_three<0>(a, b, c, LaneNumbers<A>{}));
-      store_vec(dst + lanes, zipped_three<1>(a, b, c, LaneNumbers<A>{}));
-      store_vec(dst + 2 * lanes, zipped_three<2>(a, b, c, LaneNumbers<A>{}));
+    const A *first = src + staged_place(at, 3, pitch), *second = src + staged_place(at + 1, 3, pitch),
+            *third = src + staged_place(at + 2, 3, pitch);
+    int64_t i = 0;
+    for (; 3 * (i + lanes) <= n; i += lanes) {
+      T* to = dst + 3 * i;
+      const auto a = load_vec(first + i), b = load_vec(second + i), c = load_vec(third + i);
+      store_vec(to, zipped_three<0>(a, b, c, LaneNumbers<A>{}));
+      store_vec(to + lanes, zipped_three<1>(a, b, c, LaneNumbers<A>{}));
+      store_vec(to + 2 * lanes, zipped_three<2>(a, b, c, LaneNumbers<A>{}));
     }
+    dst += 3 * i, at += 3 * i, n -= 3 * i;
   }
   for (int64_t phase = 0; phase < s; ++phase) {
     int64_t i = (phase - at % s + s) % s;

@@ -99,7 +99,7 @@ struct RowGradient {
     stage<A>(sums, plane, o, q, sum_row);
     const A *dys = dy_row, *ys = y_row, *ss = sum_row;
     for (int64_t t = p.kernel[2] - 1; t >= 0; --t) {  // the windows that read an element then come in order
-      const int64_t a = t * p.dilation[2], at = a % p.stride[2] * pitch + a / p.stride[2];
+      const int64_t at = staged_place(t * p.dilation[2], p.stride[2], pitch);
       const A* from = elements + at;
       A* to = gradient + at;
       for (int64_t r = 0; r < windows; r += kLanes)

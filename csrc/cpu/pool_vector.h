@@ -45,6 +45,14 @@ struct IntOf {
   using type = int32_t;
 };
 template <>
+struct IntOf<1> {
+  using type = int8_t;
+};
+template <>
+struct IntOf<2> {
+  using type = int16_t;
+};
+template <>
 struct IntOf<8> {
   using type = int64_t;
 };
@@ -150,33 +158,16 @@ CONVKIT_INLINE void store_raw_part(T* p, R r, int64_t n) {
     __builtin_memcpy(p, &r, static_cast<size_t>(n) * sizeof(T));
 }
 
-// Doubles the width of the lanes until they are K's: GCC takes wider steps apart into scalars.
-template <int kBytes, typename K, typename R>
-CONVKIT_INLINE K widen_steps(R r) {
-  constexpr int lanes = sizeof(K) / sizeof(K{}[0]);
-  if constexpr (sizeof(K) == kBytes * lanes) {
-    return (K)r;
-  } else if constexpr (kBytes == 1) {
-    return widen_steps<2, K>(__builtin_convertvector(r, typename Simd<int16_t, lanes>::type));
-  } else if constexpr (kBytes == 2) {
-    return widen_steps<4, K>(__builtin_convertvector(r, typename Simd<int32_t, lanes>::type));
+// Lanes of whole numbers as wider or narrower ones, in steps of twice or half the width: GCC takes longer ones apart
+// into scalars.
+template <typename To, typename From>
+CONVKIT_INLINE To convert_lanes(From v) {
+  constexpr int lanes = sizeof(To) / sizeof(To{}[0]), from = sizeof(From{}[0]), to = sizeof(To{}[0]);
+  if constexpr (from == to) {
+    return (To)v;
   } else {
-    return __builtin_convertvector(r, K);
-  }
-}
-
-// The way back: halves it until they are R's.
-template <int kBytes, typename R, typename K>
-CONVKIT_INLINE R narrow_steps(K k) {
-  constexpr int lanes = sizeof(R) / sizeof(R{}[0]);
-  if constexpr (sizeof(R) == kBytes * lanes) {
-    return (R)k;
-  } else if constexpr (kBytes == 8) {
-    return narrow_steps<4, R>(__builtin_convertvector(k, typename Simd<int32_t, lanes>::type));
-  } else if constexpr (kBytes == 4) {
-    return narrow_steps<2, R>(__builtin_convertvector(k, typename Simd<int16_t, lanes>::type));
-  } else {
-    return __builtin_convertvector(k, R);
+    constexpr int next = from < to ? 2 * from : from / 2;
+    return convert_lanes<To>(__builtin_convertvector(v, typename Simd<typename IntOf<next>::type, lanes>::type));
   }
 }
 
@@ -200,7 +191,7 @@ CONVKIT_INLINE Vec<pool_accumulate_t<T>> widen(R r) {
     return v;
 #endif
   } else {
-    return widen_steps<sizeof(T), V>(r);
+    return convert_lanes<V>(r);
   }
 }
 
@@ -279,7 +270,7 @@ template <typename O, typename K>
 CONVKIT_INLINE K load_taps_as(const O* p, int64_t n) {
   constexpr int lanes = sizeof(K) / sizeof(K{}[0]);
   using R = typename Simd<O, lanes>::type;
-  return widen_steps<sizeof(O), K>(n >= lanes ? load_raw<R>(p) : load_raw_part<R>(p, n));
+  return convert_lanes<K>(n >= lanes ? load_raw<R>(p) : load_raw_part<R>(p, n));
 }
 template <typename K>
 CONVKIT_INLINE K load_taps(const void* base, int64_t at, int64_t bytes, int64_t n) {
@@ -291,7 +282,7 @@ template <typename O, typename K>
 CONVKIT_INLINE void store_taps_as(O* p, K taps, int64_t n) {
   constexpr int lanes = sizeof(K) / sizeof(K{}[0]);
   using R = typename Simd<O, lanes>::type;
-  const R r = narrow_steps<sizeof(K{}[0]), R>(taps);
+  const R r = convert_lanes<R>(taps);
   if (n >= lanes)
     __builtin_memcpy(p, &r, sizeof(r));
   else

@@ -186,10 +186,7 @@ struct RowWindows {
   CONVKIT_INLINE int64_t planes_in(int64_t group) const { return lesser(plan.group, plan.planes - group * plan.group); }
 
   void prepare_taps() {
-    for (int64_t t = 0; t < p.kernel[2]; ++t) {
-      const int64_t a = t * p.dilation[2];
-      tap_at[t] = a % p.stride[2] * plan.pitch + a / p.stride[2];
-    }
+    for (int64_t t = 0; t < p.kernel[2]; ++t) tap_at[t] = staged_place(t * p.dilation[2], p.stride[2], plan.pitch);
     if constexpr (Op::kChooses)
       for (int64_t j = 0; j < plan.width; ++j) {
         const int64_t g = plan.group == 1 ? 0 : j / plan.slot;
@@ -270,6 +267,7 @@ struct RowWindows {
     fetch_rows(group, o, q);
     run_row(window_index(p, group * plan.group, o, q, r0));
     const int64_t y_row = offset(y, 0, 0, o, q, r0);
+    const int64_t offsets_row = Op::kChooses ? offset(offsets, 0, 0, o, q, r0) : 0;
     for (int64_t g = 0; g < planes; ++g) {
       O* to = data<O>(y) + y_plane[g] + y_row;
       const A* values = result + g * plan.slot;
@@ -277,18 +275,15 @@ struct RowWindows {
         for (int64_t j = 0; j < columns; j += kLanes) store_up_to(to + j, load_vec(values + j), columns - j);
       else
         for (int64_t j = 0; j < columns; ++j) store_one(to + j * y.stride[kW], values[j]);
-    }
-    if constexpr (Op::kChooses) {
-      const int64_t row = offset(offsets, 0, 0, o, q, r0), bytes = dtype_bytes(offsets.dtype);
-      for (int64_t g = 0; g < planes; ++g) {
-        const int64_t at = offsets_plane[g] + row;
-        const I* taps_from = chosen + g * plan.slot;
+      if constexpr (Op::kChooses) {
+        const int64_t at = offsets_plane[g] + offsets_row;
+        const int64_t bytes = dtype_bytes(offsets.dtype), step = offsets.stride[kW];
+        const I* taps = chosen + g * plan.slot;
         if (unit_stride(offsets, kW))
           for (int64_t j = 0; j < columns; j += kLanes)
-            store_taps(offsets.data, at + j, bytes, load_vec(taps_from + j), columns - j);
+            store_taps(offsets.data, at + j, bytes, load_vec(taps + j), columns - j);
         else
-          for (int64_t j = 0; j < columns; ++j)
-            store_tap(offsets.data, at + j * offsets.stride[kW], bytes, taps_from[j]);
+          for (int64_t j = 0; j < columns; ++j) store_tap(offsets.data, at + j * step, bytes, taps[j]);
       }
     }
   }

@@ -42,10 +42,8 @@ class Windows:
 
     def __init__(self, size: Sizes, out: Sizes, spec: PoolSpec, device: torch.device) -> None:
         self.size, dims = size, len(size)
-        flat, inside = (
-            torch.zeros((), dtype=torch.int64, device=device),
-            torch.ones((), dtype=torch.bool, device=device),
-        )
+        flat = torch.zeros((), dtype=torch.int64, device=device)
+        inside = torch.ones((), dtype=torch.bool, device=device)
         for d, (at, n) in enumerate(zip(read_positions(size, out, spec, device), size)):
             shape = [1] * (2 * dims)  # (*kernel, *out)
             shape[d], shape[dims + d] = at.shape[1], at.shape[0]
