@@ -19,10 +19,12 @@ constexpr int64_t kSmallPlane = 1600, kSmallPlaneOfWgrad = 800;
 
 }  // namespace
 
-const char* conv_depthwise_supports(ConvOp, const ConvProblem& p, const ConvTensors& t) {
+const char* conv_depthwise_supports(ConvOp op, const ConvProblem& p, const ConvTensors& t) {
   if (p.padding_mode != PaddingMode::kZeros) return "conv_depthwise reads zero padding only";
   if (p.groups != p.c || p.k == 0) return "conv_depthwise needs as many groups as input channels";
   if (!visit_floating(t.x.dtype, [](auto) {})) return "conv_depthwise has no kernel for this dtype";
+  if (p.algorithm == 0 && op == ConvOp::kFprop && t.y.stride[kC] == 1 && p.k / p.c >= channel_lanes(t.y.dtype))
+    return "conv_depthwise would write whole vectors of neighbouring channels one by one";
   return nullptr;
 }
 

@@ -12,9 +12,12 @@
 //           outside the source are skipped: rows by the list of rows inside, columns by checks that only the
 //           blocks at the border make.
 // Limits    K == C >= lanes, zero padding, floating dtypes.
+#include <type_traits>
+
 #include "core/conv_window.h"
 #include "cpu/conv_depthwise.h"
 #include "cpu/conv_depthwise_columns.h"
+#include "cpu/gemm_lanes.h"
 #include "cpu/transpose.h"
 
 namespace convkit {
@@ -56,13 +59,21 @@ struct Task {
           for (int64_t pw = 0; pw < axis[2].phases; ++pw) {
             const Taps d = phase_taps(axis[0], pd), h = phase_taps(axis[1], ph), x = phase_taps(axis[2], pw);
             for (int64_t a = 0; a < d.count; ++a)
-              for (int64_t b = 0; b < h.count; ++b)
-                for (int64_t s = 0; s < x.count; ++s, to += lanes) {
-                  const T* from = data<T>(w) + offset(w, channel(v), 0, d.tap + a * d.tap_step, h.tap + b * h.tap_step,
-                                                      x.tap + s * x.tap_step);
-                  for (int i = 0; i < lanes; ++i) to[i] = load(from + i * w.stride[kN]);
-                }
+              for (int64_t b = 0; b < h.count; ++b, to += x.count * lanes)
+                pack_taps(to, channel(v), d.tap + a * d.tap_step, h.tap + b * h.tap_step, x);
           }
+  }
+
+  // A row of taps; those that are neighbours in memory, in either order, in blocks of shuffles.
+  void pack_taps(A* to, int64_t c, int64_t d, int64_t h, const Taps& x) const {
+    const T* from = data<T>(w) + offset(w, c, 0, d, h, x.tap);
+    const int64_t step = x.tap_step * w.stride[kW], last = x.count - 1;
+    if constexpr (std::is_same_v<T, A>) {
+      if (step == 1) return transpose(to, lanes, from, w.stride[kN], lanes, x.count);
+      if (step == -1) return transpose(to + last * lanes, -lanes, from - last, w.stride[kN], lanes, x.count);
+    }
+    for (int64_t s = 0; s < x.count; ++s, to += lanes)
+      for (int i = 0; i < lanes; ++i) to[i] = load(from + s * step + i * w.stride[kN]);
   }
 
   // The source rows of `count` result rows from (jd, jh) of phase (pd, ph) on, and those that the rows below add.

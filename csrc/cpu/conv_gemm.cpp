@@ -49,9 +49,7 @@ Plan make_plan(const Gather& g, const TensorView& in, bool channels_last) {
   const int64_t taps = g.taps > 0 ? g.taps : 1;
   const int64_t depth = g.depth > 0 ? g.depth : 1;
   if (channels_last && depth <= kDepth) {
-    // Whole rows of taps of few channels, where they fit: pack_pixel_rows copies them as one.
-    const bool whole_rows = g.taps > 0 && depth < kLanes<A> && g.tap[2].count * depth <= kDepth;
-    const int64_t row = whole_rows ? g.tap[2].count : 1;
+    const int64_t row = takes_rows_of_taps<A>(g) ? g.tap[2].count : 1;
     const int64_t rows = taps / row, blocks = ceil_div(rows, kDepth / (depth * row));
     plan.depth = {0, depth, 0, ceil_div(rows, blocks) * row};
   } else if (channels_last || taps > kDepth) {
@@ -248,14 +246,13 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
       const int64_t packed = plan.whole_filter ? d.channel * g.taps + d.tap * d.channels : 0;
       A* const filter = s.b + packed * round_up(cols, kPanel<A>);
       if (pack_weights) pack_weight_panels(filter, s.lines, g, weights, row, channels, d);
-      const auto multiply_in_place = [&](const A* a, int64_t pitch) {
-        const Runs runs{s.offsets, d.taps, d.channels, pitch};
+      const auto multiply_in_place = [&](const A* a, const Runs& runs) {
         multiply_runs(s.tiles, tiles, rows, cols, runs, a, filter, s.acc, first, last, finish);
       };
       if constexpr (std::is_same_v<T, A>) {
         if (in_rows) {
           s.offsets[0] = 0;
-          return multiply_in_place(in + d.channel, g.stride[2] * op.in.stride[kW]);
+          return multiply_in_place(in + d.channel, {s.offsets, 1, d.channels, g.stride[2] * op.in.stride[kW]});
         }
       }
       if (staged) {
@@ -264,8 +261,7 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
           stage_pixels(s.a, copies, g, op.in, in + d.channel, *s.block);
           tiles = tiles_of_staged(s.tiles, copies, g, *s.block);
         }
-        staged_taps(s.offsets, copies, g, d);
-        return multiply_in_place(s.a, g.stride[2] * copies.channels);
+        return multiply_in_place(s.a, staged_runs(s.offsets, copies, g, d, taps_of_run<A>(g)));
       }
       pack_pixel_rows(s.a, g, op.in, in, *s.block, d);
       multiply(rows, cols, d.size(), s.a, PanelsOf<A>{filter, d.size() * kPanel<A>, kPanel<A>}, s.acc, first, last,

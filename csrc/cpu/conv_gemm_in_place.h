@@ -2,8 +2,9 @@
 //
 // Such rows hold each pixel once per tap: nine copies of the input for a 3x3 filter, a fourth of the time with 32
 // filters. Here each pixel of a block is copied once, zeros around it, and a tile reads its rows of every tap from
-// there (gemm_kernel.h: Runs). A pointwise convolution's input is read where it lies. A tile ends where a row of the
-// result does, so narrow results are packed instead.
+// there (gemm_kernel.h: Runs), or of a row of taps, where channels are so few that taps side by side are one run. A
+// pointwise convolution's input is read where it lies. A tile ends where a row of the result does, so narrow results
+// are packed instead.
 #pragma once
 
 #include <type_traits>
@@ -27,10 +28,17 @@ struct StagedPixels : ReadRows {
 // Whether rows of the result fill at least half a tile.
 CONVKIT_INLINE bool fills_tiles(const Gather& g) { return 2 * g.out[2] >= kTileRows; }
 
+// The taps that one run covers: of few channels those of a row, where staged pixels follow each other as they do.
+template <typename A>
+CONVKIT_INLINE int64_t taps_of_run(const Gather& g) {
+  return takes_rows_of_taps<A>(g) && g.tap[2].move == 1 ? g.tap[2].count : 1;
+}
+
 // Whether pixels may be staged for a convolution's blocks; whether it pays is decided for each.
 template <typename A>
 CONVKIT_INLINE bool may_stage_pixels(const Gather& g, const TensorView& view) {
-  return g.taps > 1 && g.depth >= kLanes<A> && view.stride[kC] == 1 && fills_tiles(g);
+  const bool neighbours = view.stride[kC] == 1 || g.depth == 1;
+  return g.taps > 1 && neighbours && fills_tiles(g) && (g.depth >= kLanes<A> || taps_of_run<A>(g) > 1);
 }
 
 // Whether that copies half as much as packing, or less.
@@ -63,13 +71,16 @@ CONVKIT_INLINE void stage_pixels(accumulate_t<T>* dst, const StagedPixels& s, co
   });
 }
 
-// Where the taps of a depth block begin, from the place of a tile's first pixel.
-CONVKIT_INLINE void staged_taps(int64_t* offset, const StagedPixels& s, const Gather& g, const DepthBlock& d) {
-  for (int64_t t = 0; t < d.taps; ++t) {
-    const Tap tap = tap_at(g, d.tap + t);
-    offset[t] =
+// The runs of a depth block, each of `run_taps` taps, from the place of a tile's first pixel.
+CONVKIT_INLINE Runs staged_runs(int64_t* offset, const StagedPixels& s, const Gather& g, const DepthBlock& d,
+                                int64_t run_taps) {
+  const int64_t count = d.taps / run_taps;
+  for (int64_t r = 0; r < count; ++r) {
+    const Tap tap = tap_at(g, d.tap + r * run_taps);
+    offset[r] =
         slice_of(g, tap) * s.slice() + (tap.shift[1] - s.low[1]) * s.row() + (tap.shift[2] - s.low[2]) * s.channels;
   }
+  return {offset, count, run_taps * s.channels, g.stride[2] * s.channels};
 }
 
 // Cuts the segments of a block into tiles of nearly equal height. place(i) is where segment i's first pixel lies,

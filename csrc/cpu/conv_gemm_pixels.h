@@ -167,6 +167,12 @@ struct DepthBlock {
   CONVKIT_INLINE int64_t size() const { return channels * taps; }
 };
 
+// Whether depth blocks hold whole rows of taps: of few channels, which are short runs tap by tap.
+template <typename A>
+CONVKIT_INLINE bool takes_rows_of_taps(const Gather& g) {
+  return g.taps > 0 && g.depth > 0 && g.depth < kLanes<A> && g.tap[2].count * g.depth <= kDepth;
+}
+
 // A copy of a fixed number of neighbours, zeros where there are none.
 template <typename T>
 struct RunCopy {
