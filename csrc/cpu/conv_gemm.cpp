@@ -234,7 +234,7 @@ bool run_task(const Gather& g, const Plan& plan, const Operands<T>& op, int64_t 
     const auto product = [&](const DepthBlock& d, bool first, bool last) {
       const auto finish = [&](int64_t i, int64_t height, int64_t panel, const A* tile) {
         store_tile(result, op.epilogue, i, height, panel, tile);
-        fetch_next_residual(result, i, height, rows, panel, ceil_div(cols, kPanel<A>));
+        fetch_next_tile(result, i, height, rows, panel, ceil_div(cols, kPanel<A>));
       };
       const bool pack_weights = !plan.whole_filter || pixel == begin;
       if (!plan.channels_last) {
