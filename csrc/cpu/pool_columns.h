@@ -5,10 +5,10 @@
 // Mapping   a unit is a group of planes x a band of output rows. A window's rows are reduced to one row, vectors along
 //           w. Then narrow windows lie in the lanes of a vector and their taps are gathered; of wide ones each is
 //           reduced to a vector, and as many as a vector has lanes to the lanes of one. The windows of all planes of
-//           a group follow each other.
+//           a group follow each other. Wide windows of one row are read where they lie.
 // Memory    each input row is read once per window that has it, straight from the tensor; the reduced rows and the
 //           results of a row stay in the cache.
-// Limits    no dilation. Elements meet out of order: chosen taps are compared where values are equal.
+// Limits    no dilation. Elements of several rows meet out of order: chosen taps are compared where values are equal.
 #pragma once
 
 #include "cpu/pool_lanes.h"
@@ -30,10 +30,11 @@ struct ColumnPlan {
   int64_t rows, band, bands;      // output rows (o, p), rows per band
   int64_t windows;                // of a group's row, in whole vectors
   bool narrow;                    // whether taps are gathered
+  bool in_place;                  // whether windows are read where they lie
   CONVKIT_INLINE int64_t units() const { return groups * bands; }
 };
 
-CONVKIT_INLINE ColumnPlan plan_columns(const PoolProblem& p, int64_t lanes) {
+CONVKIT_INLINE ColumnPlan plan_columns(const PoolProblem& p, const TensorView& x, int64_t lanes) {
   constexpr int64_t kColumns = 4096;
   ColumnPlan r{};
   r.planes = p.n * p.c;
@@ -41,6 +42,7 @@ CONVKIT_INLINE ColumnPlan plan_columns(const PoolProblem& p, int64_t lanes) {
   r.groups = ceil_div(r.planes, r.group);
   r.windows = round_up(r.group * p.out[2], lanes);
   r.narrow = p.kernel[2] < lanes;
+  r.in_place = !r.narrow && p.kernel[0] * p.kernel[1] == 1 && x.stride[kW] == 1;
   r.rows = p.out[0] * p.out[1];
   const int64_t row_elements = r.group * p.in[2] * window_step(p, 1) * window_step(p, 0);
   const int64_t bands = band_count(r.groups, r.rows, row_elements);
@@ -171,7 +173,7 @@ struct ColumnPool {
     const A pad = pad_value<Policy, T>();
     const A* src = columns + from + start[q];
     const int64_t n = count[q];
-    *v = load_padded(src, n, pad);
+    V best = load_padded(src, n, pad);  // in a register: what `v` points to lies in memory
     if constexpr (kOffsets) {
       // Padding has the last tap of all, so that an equal element is chosen before it.
       constexpr I last = std::numeric_limits<I>::max();
@@ -182,11 +184,14 @@ struct ColumnPool {
                    ? load_vec(taps + i) + tap
                    : (lane_numbers<A>() < splat<I>(static_cast<I>(n - i)) ? load_vec(taps + i) + tap : splat<I>(last));
       };
-      *at = taps_at(0);
-      for (int64_t i = kLanes; i < n; i += kLanes) choose_by_tap(*v, *at, load_padded(src + i, n - i, pad), taps_at(i));
+      K chosen = taps_at(0);
+      for (int64_t i = kLanes; i < n; i += kLanes)
+        choose_by_tap(best, chosen, load_padded(src + i, n - i, pad), taps_at(i));
+      *at = chosen;
     } else {
-      for (int64_t i = kLanes; i < n; i += kLanes) Policy::reduce(*v, load_padded(src + i, n - i, pad));
+      for (int64_t i = kLanes; i < n; i += kLanes) Policy::reduce(best, load_padded(src + i, n - i, pad));
     }
+    *v = best;
   }
 
   // Windows i, i + 1, ...
@@ -206,12 +211,19 @@ struct ColumnPool {
   }
 
   // The same, one after the other; `g` and `r` are the plane and the window along w of the first, and then of the next.
-  CONVKIT_INLINE void reduce_windows(int64_t n, int64_t* g, int64_t* r, V* v, K* at) const {
+  // `row` is the place in its plane of a row that is read there.
+  CONVKIT_INLINE void reduce_windows(int64_t n, int64_t first, int64_t row, int64_t* g, int64_t* r, V* v, K* at) const {
     V parts[kLanes];
     K taps[kLanes] = {};
     for (int64_t k = 0; k < kLanes; ++k) {
       if (k < n) {
-        reduce_window(*g * p.in[2], *r, parts + k, taps + k);
+        if (plan.in_place) {
+          const T* window = data<T>(x) + plane_offset(p, x, first + *g) + row + start[*r];
+          reduce_run<Policy, T, kOffsets>(Policy{}, window, count[*r], parts + k, taps + k);
+          if constexpr (kOffsets) taps[k] = taps[k] + splat<I>(first_tap[*r]);
+        } else {
+          reduce_window(*g * p.in[2], *r, parts + k, taps + k);
+        }
         if (++*r == p.out[2]) *r = 0, ++*g;
       } else {
         parts[k] = parts[0];
@@ -228,10 +240,11 @@ struct ColumnPool {
   void output_row(int64_t group, int64_t o, int64_t q) {
     const TapRange d = tap_range(p, 0, o), h = tap_range(p, 1, q);
     const int64_t first = group * plan.group, planes = lesser(plan.group, plan.planes - first);
-    for (int64_t g = 0; g < planes; ++g) {
+    for (int64_t g = 0; g < planes && !plan.in_place; ++g) {
       const T* plane = data<T>(x) + plane_offset(p, x, first + g);
       reduce_plane(plane, g * p.in[2], d, h);
     }
+    const int64_t only_row = d.start * x.stride[kD] + h.start * x.stride[kH];
     const V by = splat<A>(static_cast<A>(Policy::kDivides ? divisor_taps(p, 0, o) * divisor_taps(p, 1, q) : 1));
     const int64_t windows = planes * p.out[2];
     for (int64_t i = 0, g = 0, r = 0; i < windows; i += kLanes) {
@@ -240,7 +253,7 @@ struct ColumnPool {
       if (plan.narrow)
         gather_windows(i, &v, &at);
       else
-        reduce_windows(windows - i, &g, &r, &v, &at);
+        reduce_windows(windows - i, first, only_row, &g, &r, &v, &at);
       if constexpr (Policy::kDivides) v = v / (load_vec(divisors + i) * by);
       store_vec(result + i, v);
       if constexpr (kOffsets) store_vec(result_taps + i, at);
@@ -282,7 +295,7 @@ struct ColumnPool {
 template <typename Policy, typename T, bool kOffsets>
 Status pool_columns(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets) {
   if (numel(y) == 0) return kOk;
-  const ColumnPlan plan = plan_columns(p, Lanes<pool_accumulate_t<T>>::count);
+  const ColumnPlan plan = plan_columns(p, x, Lanes<pool_accumulate_t<T>>::count);
   Failure failure;
   const int64_t elements = plan.group * p.in[2] * plan.band * window_step(p, 1);
   for_units(plan.units(), elements, [&](int64_t begin, int64_t end) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/pool_tasks.h"
+#include "cpu/stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -20,6 +21,38 @@ CONVKIT_INLINE Vec<pool_accumulate_t<T>> load_padded(const T* src, int64_t n, po
   using A = pool_accumulate_t<T>;
   if (n >= Lanes<A>::count) return load_vec(src);
   return lane_numbers<A>() < splat<tap_t<A>>(static_cast<tap_t<A>>(n)) ? load_part(src, n) : splat<A>(pad);
+}
+
+// Neighbours in memory as a vector of partial results, and the positions in the run that they come from.
+template <typename Policy, typename T, bool kOffsets>
+CONVKIT_INLINE void reduce_run(const Policy& policy, const T* src, int64_t count, Vec<pool_accumulate_t<T>>* v,
+                               Vec<tap_t<pool_accumulate_t<T>>>* at) {
+  using A = pool_accumulate_t<T>;
+  using I = tap_t<A>;
+  constexpr int lanes = Lanes<A>::count;
+  const A pad = pad_value<Policy, T>();
+  const auto element = [&](int64_t i) CONVKIT_INLINE_LAMBDA {
+    ask_to_read(src + i);
+    return policy.enter(load_vec(src + i));
+  };
+  const auto rest = [&](int64_t i) CONVKIT_INLINE_LAMBDA {
+    const Vec<A> loaded = policy.enter(load_padded(src + i, count - i, pad));
+    if constexpr (!Policy::kEntersOnce) return loaded;  // these leave padding what it is
+    return lane_numbers<A>() < splat<I>(static_cast<I>(count - i)) ? loaded : splat<A>(pad);
+  };
+  Vec<A> best = count >= lanes ? element(0) : rest(0);  // in a register: what `v` points to lies in memory
+  Vec<I> place = lane_numbers<A>();
+  const auto take = [&](int64_t i, const Vec<A>& next) CONVKIT_INLINE_LAMBDA {
+    if constexpr (kOffsets)
+      Policy::choose(best, place, next, lane_numbers<A>() + splat<I>(static_cast<I>(i)));
+    else
+      Policy::reduce(best, next);
+  };
+  int64_t i = lanes;
+  for (; i + lanes <= count; i += lanes) take(i, element(i));
+  if (i < count) take(i, rest(i));
+  *v = best;
+  if constexpr (kOffsets) *at = place;
 }
 
 // Of vectors a and b, whose lanes come in blocks of kWidth: the first (kHalf 0) or second halves of all blocks.

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "cpu/pool_lanes.h"
-#include "cpu/stream.h"
 
 namespace convkit {
 inline namespace CONVKIT_ISA {
@@ -37,32 +36,6 @@ struct Plane {
   CONVKIT_INLINE int64_t offset(const TensorView& t) const { return n * t.stride[kN] + c * t.stride[kC]; }
 };
 
-// One plane as a vector of partial results, and the positions that they come from.
-template <typename Policy, typename T, bool kOffsets>
-CONVKIT_INLINE void reduce_plane(const Policy& policy, const T* src, int64_t count, Vec<pool_accumulate_t<T>>* v,
-                                 Vec<tap_t<pool_accumulate_t<T>>>* at) {
-  using A = pool_accumulate_t<T>;
-  using I = tap_t<A>;
-  constexpr int lanes = Lanes<A>::count;
-  const A pad = pad_value<Policy, T>();
-  const auto element = [&](int64_t i) CONVKIT_INLINE_LAMBDA {
-    __builtin_prefetch(src + i + kAhead / static_cast<int64_t>(sizeof(T)), 0, 2);
-    const Vec<A> loaded = policy.enter(load_padded(src + i, count - i, pad));
-    if constexpr (!Policy::kEntersOnce) return loaded;  // these leave padding what it is
-    if (count - i >= lanes) return loaded;
-    return lane_numbers<A>() < splat<I>(static_cast<I>(count - i)) ? loaded : splat<A>(pad);
-  };
-  *v = element(0);
-  *at = lane_numbers<A>();
-  for (int64_t i = lanes; i < count; i += lanes) {
-    const Vec<A> next = element(i);
-    if constexpr (kOffsets)
-      Policy::choose(*v, *at, next, lane_numbers<A>() + splat<I>(static_cast<I>(i)));
-    else
-      Policy::reduce(*v, next);
-  }
-}
-
 template <typename Policy, typename T, bool kOffsets>
 Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y, const TensorView& offsets,
                   const Policy& policy = {}) {
@@ -70,6 +43,7 @@ Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y
   using I = tap_t<A>;
   constexpr int64_t lanes = Lanes<A>::count;
   const int64_t count = volume(p.in);
+  const bool side_by_side = (p.c == 1 || y.stride[kC] == 1) && (p.n == 1 || y.stride[kN] == p.c);
   const Vec<A> divisor = splat<A>(Policy::kDivides ? static_cast<A>(plane_divisor(p)) : A{1});
   for_units(p.n * p.c, count, [&](int64_t begin, int64_t end) {
     Policy op = policy;
@@ -79,7 +53,7 @@ Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y
       Vec<A> v[lanes];
       Vec<I> at[lanes];
       for (int64_t k = 0; k < lanes; ++k) {  // of the last planes, some more than once
-        reduce_plane<Policy, T, kOffsets>(op, data<T>(x) + from.offset(x), count, v + k, at + k);
+        reduce_run<Policy, T, kOffsets>(op, data<T>(x) + from.offset(x), count, v + k, at + k);
         if (k + 1 < planes) from.next(p);
       }
       from.next(p);
@@ -89,8 +63,9 @@ Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y
         reduce_lanes<Policy, A>(v);
       if constexpr (Policy::kDivides) v[0] = v[0] / divisor;
       v[0] = op.finish(v[0]);
+      if (side_by_side) store_up_to(data<T>(y) + to.offset(y), v[0], planes);
       for (int64_t k = 0; k < planes; ++k, to.next(p)) {
-        store_one(data<T>(y) + to.offset(y), static_cast<A>(v[0][k]));
+        if (!side_by_side) store_one(data<T>(y) + to.offset(y), static_cast<A>(v[0][k]));
         op.review(p, x, y, to.n, to.c, Spatial{{0, 0, 0}}, int64_t{1});
         if constexpr (kOffsets) store_tap(offsets.data, to.offset(offsets), dtype_bytes(offsets.dtype), at[0][k]);
       }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cpu/pool_channels.h"
+#include "cpu/pool_columns.h"
 #include "cpu/pool_staging.h"
 #include "cpu/transpose.h"
 
@@ -84,13 +85,15 @@ CONVKIT_INLINE bool turns_apply(const PoolProblem& p, const TensorView& x, const
   return planes_in_line(x) && planes_in_line(y) && planes_in_line(offsets);
 }
 
-// Whether rows are so short that turning planes costs less than part empty vectors and calls for a few elements.
-// `tiles`: pool_tiles.h can run the problem, which makes less of a row than others.
-constexpr int64_t kShortRow = 16, kShortTiles = 5;
+// Whether rows are so short that turning planes costs less than part empty vectors and calls for a few elements; not
+// where windows of pool_columns.h fill vectors themselves. `tiles`: pool_tiles.h can run the problem, which makes less
+// of a row than others.
+constexpr int64_t kShortRow = 16, kShortTiles = 5, kWideWindow = 3;  // kWideWindow: vectors
 template <typename T>
 CONVKIT_INLINE bool turning_pays(const PoolProblem& p, const TensorView& x, const TensorView& y,
                                  const TensorView& offsets, bool tiles) {
-  return p.out[2] <= (tiles ? kShortTiles : kShortRow) && turns_apply<T>(p, x, y, offsets);
+  const bool wide = columns_apply(p) && p.kernel[2] >= kWideWindow * Lanes<pool_accumulate_t<T>>::count;
+  return !wide && p.out[2] <= (tiles ? kShortTiles : kShortRow) && turns_apply<T>(p, x, y, offsets);
 }
 template <typename T>
 CONVKIT_INLINE bool turning_back_pays(const PoolProblem& p, const TensorView& dy, const TensorView& dx,
