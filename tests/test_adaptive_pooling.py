@@ -63,6 +63,54 @@ def test_b6_1_windows_start_and_end_where_the_formula_says() -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("length, out", ((48, 1), (97, 2), (333, 5), (1000, 7), (1003, 16)))
+def test_wide_windows_of_one_row(length: int, out: int, dtype: torch.dtype) -> None:
+    """Several vectors each, with ends of every length, ties and values that hide among padding."""
+    x = torch.randint(-3, 4, (3, 7, length)).to(dtype)
+    x[0] = float("-inf")
+    x[1, 0, length // 2] = x[1, 3, ::9] = float("nan")
+    x[2, :, -1] = 9
+    for plane in (x, x.unsqueeze(2).expand(-1, -1, 2, -1)):
+        size: Any = out if plane.dim() == 3 else (2, out)
+        pool = CF.adaptive_max_pool1d if plane.dim() == 3 else CF.adaptive_max_pool2d
+        y, indices = pool(plane, size, return_indices=True)
+        expected, places = getattr(F, pool.__name__)(plane, size, return_indices=True)
+        assert torch.equal(indices, places)
+        torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(pool(plane, size), expected, rtol=0, atol=0, equal_nan=True)
+    whole = x[2:]  # sums of small whole numbers are exact, in float16 too where they stay below 2048
+    average = CF.adaptive_avg_pool1d(whole, out)
+    torch.testing.assert_close(
+        average, F.adaptive_avg_pool1d(whole.double(), out).to(dtype), rtol=2 * unit_roundoff(dtype), atol=0
+    )
+
+
+def test_a_global_average_does_not_lose_small_terms() -> None:
+    x = torch.full((1, 1, 1500, 1500), 0.1)
+    terms = 1024 + 1500 * 1500 // (1024 * 4) + 4  # of a lane, of sums of lanes where vectors are shortest, and lanes
+    mean = CF.adaptive_avg_pool2d(x, 1)
+    torch.testing.assert_close(mean, x[..., :1, :1], rtol=terms * unit_roundoff(torch.float32), atol=0)
+
+
+@pytest.mark.parametrize("output_size", (2, 7))
+def test_one_graph_for_sizes_of_every_kind(output_size: int) -> None:
+    """Whether output_size divides a length is not to be decided when a graph is made."""
+    counter = CompileCounter()
+    compiled = torch.compile(convkit.nn.AdaptiveAvgPool2d(output_size), backend=counter, dynamic=True)
+    for size in ((16, 21), (17, 24), (14, 14), (28, 30), (33, 35)):
+        x = torch.randn(2, 3, *size)
+        assert torch.equal(compiled(x), CF.adaptive_avg_pool2d(x, output_size))
+    assert counter.frame_count == 1
+    free = torch.export.Dim.DYNAMIC
+    for layer in (convkit.nn.AdaptiveAvgPool2d(output_size), convkit.nn.AdaptiveMaxPool2d(output_size)):
+        exported = torch.export.export(
+            layer, (torch.randn(2, 3, 16, 21),), dynamic_shapes=({0: free, 2: free, 3: free},)
+        )
+        x = torch.randn(5, 3, 17, 28)
+        assert torch.equal(exported.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_b6_1_equals_pytorch(op: str, dtype: torch.dtype) -> None:
     rng = random.Random(f"{op} {dtype}")

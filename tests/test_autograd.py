@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,8 @@ def test_fewer_windows_than_fit(backend: Backend) -> None:
     assert gradcheck(run, (x, w), fast_mode=True) and gradgradcheck(run, (x, w), fast_mode=True)
     expected = F.conv_transpose2d(x, w, None, (1, 2), (1, 0), (2, 0), dilation=(3, 1))
     torch.testing.assert_close(transposed_convolution(x, w, None, (6, 6), spec._replace(pad_after=(1, 0))), expected)
+    (dx,) = torch.autograd.grad(run(x, w).sum(), x)
+    assert dx.is_contiguous()
 
 
 def test_complex_gradients_conjugate(backend: Backend) -> None:
@@ -337,6 +340,32 @@ def test_transforms() -> None:
     torch.testing.assert_close(torch.func.jacrev(torch.func.jacfwd(loss))(x), expected)
     batched = torch.func.vmap(torch.func.grad(loss))(torch.stack([x, 2 * x]))
     torch.testing.assert_close(batched[1], torch.func.grad(loss)(2 * x))
+
+
+def test_vmap_of_every_kind_is_silent() -> None:
+    """PyTorch warns at every use of an operator that has no rule for batches; a batch may be empty."""
+    x, w = torch.randn(3, 2, 2, 6, 6), torch.randn(3, 4, 2, 3, 3)
+    calls: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], tuple[int | None, ...]]] = {
+        "conv2d": (lambda x: CF.conv2d(x, w[0], padding=1), (x,), (0,)),
+        "conv2d by sample": (CF.conv2d, (x, w), (0, 0)),
+        "conv_transpose2d": (lambda x, w: CF.conv_transpose2d(x, w.transpose(0, 1)), (x, w), (1, None)),
+        "max_pool2d": (lambda x: CF.max_pool2d(x, 2, return_indices=True), (x,), (2,)),
+        "lp_pool2d": (lambda x: CF.lp_pool2d(x, 2, 2), (x,), (0,)),
+        "adaptive_avg_pool2d": (lambda x: CF.adaptive_avg_pool2d(x, (4, 5)), (x,), (0,)),
+    }
+    for name, (call, inputs, dims) in calls.items():
+        fixed = call if dims[-1] is not None else lambda x, call=call: call(x, w[0])
+        batched, axes = (inputs, dims) if dims[-1] is not None else (inputs[:1], dims[:1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            got = torch.func.vmap(fixed, axes)(*batched)
+            none = torch.func.vmap(fixed, axes)(*[t.narrow(d, 0, 0) for t, d in zip(batched, axes)])
+        samples = zip(*[t.unbind(d) for t, d in zip(batched, axes)])
+        each = [fixed(*sample) for sample in samples]
+        for i, of_all in enumerate(got if isinstance(got, tuple) else (got,)):
+            expected = torch.stack([r[i] if isinstance(r, tuple) else r for r in each])
+            assert torch.equal(of_all, expected), name
+            assert (none[i] if isinstance(none, tuple) else none).shape == (0, *expected.shape[1:]), name
 
 
 NESTED = {

@@ -153,6 +153,27 @@ def test_bias_gradient_does_not_lose_small_terms() -> None:
     assert NATIVE.conv_bgrad(dy).item() == pytest.approx(2.0**24 + 1024 * 1025 - 1, rel=2e-3)
 
 
+@pytest.mark.parametrize("channels", (1, 3, 8, 20, 130))
+@pytest.mark.parametrize("width", (1023, 1024, 1025, 5000, 1 << 18))
+def test_bias_gradient_of_long_rows_of_neighbouring_channels(channels: int, width: int) -> None:
+    """A float32 sum of a quarter of a million equal terms would be off by a part in a thousand."""
+    if channels > 20 and width > 5000:
+        width = 20000
+    dy = torch.full((1, 1, 1, channels), 0.1).expand(2, 2, width, channels).contiguous().permute(0, 3, 1, 2)
+    exact = 4 * width * float(dy[0, 0, 0, 0].double())
+    torch.testing.assert_close(
+        NATIVE.conv_bgrad(dy), torch.full((channels,), exact), rtol=2048 * EPSILON[torch.float32], atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", (torch.complex64, torch.complex128))
+def test_bias_gradient_of_complex_numbers_is_rounded_once(dtype: torch.dtype) -> None:
+    dy = torch.full((1, 2, 1 << 17), 0.1 - 0.3j, dtype=dtype)
+    exact = (1 << 17) * dy[0, 0, 0].to(torch.complex128)
+    rtol = (1 << 17) * torch.finfo(torch.float64).eps + torch.finfo(dtype).eps
+    torch.testing.assert_close(NATIVE.conv_bgrad(dy), exact.to(dtype).expand(2), rtol=rtol, atol=0)
+
+
 def test_infinite_input_reaches_only_its_taps() -> None:
     """Lanes beyond the end of a row of dy must not meet an infinite x: 0 * inf would poison other taps."""
     x, dy = torch.zeros(1, 2, 40, 40), torch.ones(1, 2, 40, 38)

@@ -46,10 +46,11 @@ def _windows(y: Tensor, like: Tensor) -> Tensor:
 
     A transposed convolution whose output_padding is not below its stride has fewer windows than fit its output.
     """
+    first = y
     for d in range(2, y.dim()):
         if y.shape[d] != like.shape[d]:
-            y = y.narrow(d, 0, like.shape[d])
-    return y
+            first = first.narrow(d, 0, like.shape[d])
+    return y if first is y else first.clone()  # as dense as a gradient is elsewhere
 
 
 class Fprop(Formula):

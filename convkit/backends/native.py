@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convkit.backends import fake, flops, gpu
+from convkit.backends import batching, fake, flops, gpu
 from convkit.backends.base import FLAT_OPS, Backend, Norm, NormSums
 from convkit.build_info import LIBRARY
 from convkit.problem import ConvSpec, PoolSpec, pack_conv, pack_pool
@@ -37,6 +37,7 @@ def _load(library: Path, namespace: str) -> str | None:
         return f"the compiled library is of another version, without {missing[0]}: build it again"
     fake.register(namespace)
     flops.register(namespace)
+    batching.register(namespace, OPERATORS)
     return None
 
 

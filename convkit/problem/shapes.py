@@ -50,11 +50,17 @@ def pool_output_size(size: tuple[int, ...], spec: PoolSpec) -> tuple[int, ...]:
 
 
 def largest_window(length: int, out: int) -> int:
-    """The size of the largest adaptive window; 1 where there is none."""
+    """The size of the largest adaptive window; 1 where there is none.
+
+    One element more than length // out where out does not divide the length, and two where the rest of that division
+    does not divide out. In sums and quotients alone: a traced graph is to hold for lengths of either kind.
+    """
     if out == 0:
         return 1
     rest = length % out
-    return length // out + (0 if rest == 0 else 1 if out % rest == 0 else 2)
+    uneven = (rest + out - 1) // out  # 1 unless rest is 0
+    by = rest + (1 - uneven) * out
+    return length // out + uneven + (out % by + by - 1) // by
 
 
 def adaptive_pool_spec(size: tuple[int, ...], output_size: tuple[int, ...]) -> PoolSpec:

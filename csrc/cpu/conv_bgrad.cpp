@@ -2,10 +2,10 @@
 //
 // Computes  db[k] = sum over n, o, q, r of dy[n,k,o,q,r].
 // Layout    any strides; vectors run along C where channels are neighbours, else along W (or the whole plane).
-// Mapping   a task is (channels, share of the images or rows); shares follow from the sizes alone.
-// Memory    floating types: runs of at most 1024 elements per lane are summed in the accumulate type, the runs and
-//           shares in float64, in order; so the error does not grow with the tensor. Integer and complex types:
-//           one sum per channel.
+// Mapping   a task is (channels, share of the images, or of rows in pieces); shares follow from the sizes alone.
+// Memory    floating types: runs of less than 2048 elements per lane are summed in the accumulate type, the runs and
+//           shares in float64, in order; so the error does not grow with the tensor. Integer and complex types: one sum
+//           per channel, of complex numbers in double precision.
 #include "cpu/conv_kernels.h"
 #include "cpu/simd.h"
 
@@ -83,35 +83,39 @@ Status sum_planes(const TensorView& dy, const TensorView& db) {
   return kOk;
 }
 
-// A task sums some rows of all channels, eight vectors of channels at a time.
+// A task sums some rows, in pieces of kRun pixels where they are longer, of all channels, eight vectors of channels at
+// a time.
 template <typename T>
 Status sum_channels(const TensorView& dy, const TensorView& db) {
   using A = accumulate_t<T>;
   using V = vector_t<A>;
   constexpr int lanes = Vector<A>::lanes, kVectors = 8;
   const int64_t k = dy.size[kC], h = dy.size[kH], d = dy.size[kD], w = dy.size[kW], rows = dy.size[kN] * d * h;
+  const int64_t pieces = (w + kRun - 1) / kRun, units = rows * pieces;
   int64_t shares = rows * w * k / kShare + 1;
-  if (shares > rows) shares = rows > 0 ? rows : 1;
+  if (shares > units) shares = units > 0 ? units : 1;
   double* partial = static_cast<double*>(thread_scratch(3, static_cast<size_t>(shares * k) * sizeof(double)));
   if (partial == nullptr) return {"conv_bgrad ran out of memory"};
   parallel_for(shares, [&](int64_t share) {
     double* total = partial + share * k;
     for (int64_t c = 0; c < k; ++c) total[c] = 0;
-    const int64_t first = share * rows / shares, last = (share + 1) * rows / shares;
+    const int64_t first = share * units / shares, last = (share + 1) * units / shares;
     for (int64_t c = 0; c < k; c += kVectors * lanes) {
       const int64_t left = k - c;
       const int full = left >= kVectors * lanes ? kVectors : static_cast<int>(left / lanes);
       const int rest = full < kVectors ? static_cast<int>(left - full * lanes) : 0;
-      for (int64_t row = first; row < last;) {
+      for (int64_t unit = first; unit < last;) {
         V sum[kVectors] = {}, tail{};
-        for (int64_t run = 0; row < last && run < kRun; ++row, run += w) {
-          const T* p = data<T>(dy) + offset(dy, row / (d * h), c, row / h % d, row % h, 0);
+        for (int64_t run = 0; unit < last && run < kRun; ++unit) {
+          const int64_t row = unit / pieces, from = unit % pieces * kRun, count = w - from < kRun ? w - from : kRun;
+          const T* p = data<T>(dy) + offset(dy, row / (d * h), c, row / h % d, row % h, from);
+          run += count;
           if (full == kVectors) {
-            for (int64_t x = 0; x < w; ++x, p += dy.stride[kW])
+            for (int64_t x = 0; x < count; ++x, p += dy.stride[kW])
 #pragma GCC unroll 8
               for (int j = 0; j < kVectors; ++j) sum[j] += load_vector<T>(p + j * lanes);
           } else {
-            for (int64_t x = 0; x < w; ++x, p += dy.stride[kW]) {
+            for (int64_t x = 0; x < count; ++x, p += dy.stride[kW]) {
 #pragma GCC unroll 8
               for (int j = 0; j < kVectors; ++j)
                 if (j < full) sum[j] += load_vector<T>(p + j * lanes);
@@ -133,17 +137,35 @@ Status sum_channels(const TensorView& dy, const TensorView& db) {
   return kOk;
 }
 
+// The type that sums of T are held in, and back.
+template <typename T>
+struct SumOf {
+  using type = accumulate_t<T>;
+  static accumulate_t<T> rounded(type v) { return v; }
+};
+template <>
+struct SumOf<complex<float>> {
+  using type = complex<double>;
+  static complex<float> rounded(type v) { return {static_cast<float>(v.re), static_cast<float>(v.im)}; }
+};
+template <typename A>
+A widened(A v) {
+  return v;
+}
+complex<double> widened(complex<float> v) { return {v.re, v.im}; }
+
 // Any element type, one element after the other.
 template <typename T>
 void sum_elements(const TensorView& dy, const TensorView& db) {
+  using Sum = typename SumOf<T>::type;
   parallel_for(dy.size[kC], [&](int64_t k) {
-    accumulate_t<T> sum{};
+    Sum sum{};
     for (int64_t n = 0; n < dy.size[kN]; ++n)
       for (int64_t d = 0; d < dy.size[kD]; ++d)
         for (int64_t h = 0; h < dy.size[kH]; ++h)
           for (int64_t w = 0; w < dy.size[kW]; ++w)
-            sum = static_cast<accumulate_t<T>>(sum + load(data<T>(dy) + offset(dy, n, k, d, h, w)));
-    store(data<T>(db) + k * db.stride[kC], sum);
+            sum = static_cast<Sum>(sum + widened(load(data<T>(dy) + offset(dy, n, k, d, h, w))));
+    store(data<T>(db) + k * db.stride[kC], SumOf<T>::rounded(sum));
   });
 }
 

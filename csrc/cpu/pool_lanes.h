@@ -55,6 +55,18 @@ CONVKIT_INLINE void reduce_run(const Policy& policy, const T* src, int64_t count
   if constexpr (kOffsets) *at = place;
 }
 
+// Of a run of any length, as sums of sums: a sum's error does not grow with it.
+template <typename Policy, typename T>
+CONVKIT_INLINE void reduce_long_run(const Policy& policy, const T* src, int64_t count, Vec<pool_accumulate_t<T>>* v) {
+  constexpr int64_t kRun = 1024 * Lanes<pool_accumulate_t<T>>::count;
+  reduce_run<Policy, T, false>(policy, src, lesser(count, kRun), v, nullptr);
+  for (int64_t i = kRun; i < count; i += kRun) {
+    Vec<pool_accumulate_t<T>> part;
+    reduce_run<Policy, T, false>(policy, src + i, lesser(count - i, kRun), &part, nullptr);
+    Policy::reduce(*v, part);
+  }
+}
+
 // Of vectors a and b, whose lanes come in blocks of kWidth: the first (kHalf 0) or second halves of all blocks.
 template <int kWidth, int kHalf, typename V, int... i>
 CONVKIT_INLINE V half_blocks(V a, V b, std::integer_sequence<int, i...>) {

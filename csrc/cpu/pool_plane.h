@@ -53,7 +53,10 @@ Status pool_plane(const PoolProblem& p, const TensorView& x, const TensorView& y
       Vec<A> v[lanes];
       Vec<I> at[lanes];
       for (int64_t k = 0; k < lanes; ++k) {  // of the last planes, some more than once
-        reduce_run<Policy, T, kOffsets>(op, data<T>(x) + from.offset(x), count, v + k, at + k);
+        if constexpr (kOffsets)
+          reduce_run<Policy, T, true>(op, data<T>(x) + from.offset(x), count, v + k, at + k);
+        else
+          reduce_long_run(op, data<T>(x) + from.offset(x), count, v + k);
         if (k + 1 < planes) from.next(p);
       }
       from.next(p);
