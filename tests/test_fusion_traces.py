@@ -283,3 +283,51 @@ def test_an_attribute_of_a_class_may_change() -> None:
     y = model(x)
     type(model).by_class = 3.0
     torch.testing.assert_close(model(x), 3 * y)
+
+
+class Tail(nn.Module):
+    """A pattern, and a method behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def tail(self, v: Tensor) -> Tensor:
+        return torch.relu(v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.bn(self.conv(x)))
+
+
+class Twice(Tail):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("within", (False, True))
+def test_a_method_may_be_replaced(within: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the object, on its class, or with another class; back as it was, the fused code runs again."""
+    inner, x = Tail().eval(), images(2, 3, 5, 5)
+    model = nn.Sequential(inner, nn.Flatten()) if within else inner
+    expected = model(x)
+    convkit.fuse(model)
+
+    def fused() -> bool:
+        forward = vars(inner).get("forward") or vars(model).get("forward")
+        return forward is not None and forward.program((x,), {}) is not None
+
+    assert fused()
+    with monkeypatch.context() as patch:
+        patch.setattr(inner, "tail", lambda v: torch.relu(v) * 3)
+        torch.testing.assert_close(model(x), 3 * expected)
+        patch.undo()
+        patch.setattr(Tail, "tail", lambda self, v: torch.relu(v) * 5)
+        torch.testing.assert_close(model(x), 5 * expected)
+        patch.undo()
+        patch.setattr(Tail, "forward", lambda self, x: self.bn(self.conv(x)).exp())
+        torch.testing.assert_close(model(x), inner.bn(inner.conv(x)).exp().reshape(expected.shape))
+    inner.__class__ = Twice
+    torch.testing.assert_close(model(x), 2 * expected)
+    inner.__class__ = Tail
+    torch.testing.assert_close(model(x), expected)
+    assert fused()

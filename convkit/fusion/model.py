@@ -68,8 +68,8 @@ def fuse(model: nn.Module) -> FusionReport:
     modules that do not trace: theirs is what draws random numbers, reads a tensor's values, switches gradients or
     autocast, or reads an object of the module's that may change in itself.
     Changes afterwards are noticed at the next call, which then runs the module as it is written: hooks, exchanged
-    layers, modes, attributes that forward read. Not noticed: what forward reads elsewhere, of variables that are global
-    or of a closure, the clock, files.
+    layers, modes, attributes and methods that forward read, a module's class. Not noticed: what forward reads
+    elsewhere, of variables that are global or of a closure, the clock, files.
     Limits: an operand that is added is kept for backward, so that changing it in place before raises RuntimeError,
     where the layers themselves may not need it. Replicas of torch.nn.DataParallel and copies by pickle run unfused
     (``fuse`` the latter again); a shallow copy (copy.copy) runs the original. ``unfuse`` before torch.jit.script.

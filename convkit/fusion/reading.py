@@ -69,6 +69,7 @@ class Readings:
         """Of modules that were looked into, the children count in any case."""
         self._attributes: list[tuple[nn.Module, str, Any]] = []
         self._tensors: list[tuple[nn.Module, str, bool]] = []  # parameters and buffers: whether there is one
+        self._methods: list[tuple[nn.Module, str, FunctionType]] = []
         self._modes: list[nn.Module] = []
         self.ran: list[nn.Module] = []  # modules of which somebody took a method
         parents = dict.fromkeys(looked_into)
@@ -77,6 +78,7 @@ class Readings:
                 for name in sorted(names):
                     self._note(module, name, parents)
         self._children = [(m, tuple(m._modules.values())) for m in parents]
+        self._forwards = [(m, type(m).forward) for m in looked_into]
 
     def _note(self, module: nn.Module, name: str, parents: dict[nn.Module, None]) -> None:
         own = vars(module)
@@ -94,9 +96,11 @@ class Readings:
     def _note_of_class(self, module: nn.Module, name: str) -> None:
         owner = next((c for c in type(module).__mro__ if name in vars(c)), None)
         if owner is not None and hasattr(vars(owner)[name], "__get__"):  # what it reads is noted itself
-            function = getattr(vars(owner)[name], "fget", vars(owner)[name])
-            if not getattr(inspect.unwrap(function), "__module__", "").startswith("torch."):
+            found = vars(owner)[name]
+            if not getattr(inspect.unwrap(getattr(found, "fget", found)), "__module__", "").startswith("torch."):
                 self.ran.append(module)
+                if isinstance(found, FunctionType):
+                    self._methods.append((module, name, found))
             return
         value = _Absent if owner is None else _kept(module, name, vars(owner)[name])
         self._attributes.append((module, name, value))
@@ -110,6 +114,12 @@ class Readings:
         for module, name, known in self._attributes:
             value = getattr(module, name, _Absent)  # compiled code notices a new one so, and not in vars(module)
             if value is not known and (type(value) is not type(known) or value != known):
+                return False
+        for module, name, function in self._methods:
+            if getattr(getattr(module, name, None), "__func__", None) is not function:
+                return False
+        for module, forward in self._forwards:  # of another class, or of a class that was given another
+            if type(module).forward is not forward:
                 return False
         for module, name, present in self._tensors:
             if (_tensor(module, name) is not None) is not present:

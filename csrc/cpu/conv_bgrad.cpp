@@ -137,34 +137,32 @@ Status sum_channels(const TensorView& dy, const TensorView& db) {
   return kOk;
 }
 
-// The type that sums of T are held in, and back.
+// What sums of T are held in, and the way there and back.
 template <typename T>
 struct SumOf {
-  using type = accumulate_t<T>;
-  static accumulate_t<T> rounded(type v) { return v; }
+  using A = accumulate_t<T>;
+  using Sum = A;
+  static Sum widened(A v) { return v; }
+  static A rounded(Sum v) { return v; }
 };
 template <>
 struct SumOf<complex<float>> {
-  using type = complex<double>;
-  static complex<float> rounded(type v) { return {static_cast<float>(v.re), static_cast<float>(v.im)}; }
+  using Sum = complex<double>;
+  static Sum widened(complex<float> v) { return {v.re, v.im}; }
+  static complex<float> rounded(Sum v) { return {static_cast<float>(v.re), static_cast<float>(v.im)}; }
 };
-template <typename A>
-A widened(A v) {
-  return v;
-}
-complex<double> widened(complex<float> v) { return {v.re, v.im}; }
 
 // Any element type, one element after the other.
 template <typename T>
 void sum_elements(const TensorView& dy, const TensorView& db) {
-  using Sum = typename SumOf<T>::type;
+  using Sum = typename SumOf<T>::Sum;
   parallel_for(dy.size[kC], [&](int64_t k) {
     Sum sum{};
     for (int64_t n = 0; n < dy.size[kN]; ++n)
       for (int64_t d = 0; d < dy.size[kD]; ++d)
         for (int64_t h = 0; h < dy.size[kH]; ++h)
           for (int64_t w = 0; w < dy.size[kW]; ++w)
-            sum = static_cast<Sum>(sum + widened(load(data<T>(dy) + offset(dy, n, k, d, h, w))));
+            sum = static_cast<Sum>(sum + SumOf<T>::widened(load(data<T>(dy) + offset(dy, n, k, d, h, w))));
     store(data<T>(db) + k * db.stride[kC], SumOf<T>::rounded(sum));
   });
 }

@@ -2,8 +2,7 @@
 //
 // Computes  what conv_gemm computes, group by group, without packing the source.
 // Layout    channels_last: vectors along the result's channels (conv_grouped_channels.cpp). Any other strides: the
-// planar
-//           sliding kernels of depthwise convolution; a group's source channels are staged together, each result
+//           planar sliding kernels of depthwise convolution; a group's source channels are staged together, each result
 //           channel is the sum over all of them.
 // Limits    at most 64 channels per group on either side in the first form, 8 in the second (wgrad: 32); zero padding,
 //           floating dtypes. The planar form is chosen by itself for fprop and dgrad only where a row fills half a

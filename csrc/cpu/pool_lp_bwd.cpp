@@ -3,8 +3,8 @@
 // Computes  dx[i] = x[i]^(p-1) * sum over the windows o that read i of dy[o] y[o]^(1-p)   (torch: K / count as in y)
 //           norm: sign(x[i]) * sum of dy[o] (|x[i]| / y[o])^(p-1)
 // Mapping   the gather of avg_pool_bwd, with weights (in bands of rows, as lp_pool raises); norm beyond the safe range:
-// one element of dx at a time, ratios first Limits    floating dtypes; dx of an element whose windows' results are all
-// 0 is 0
+//           one element of dx at a time, ratios first
+// Limits    floating dtypes; dx of an element whose windows' results are all 0 is 0
 #include "cpu/pool_channels.h"
 #include "cpu/pool_kernels.h"
 #include "cpu/pool_lp.h"
